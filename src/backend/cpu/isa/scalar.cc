@@ -1,0 +1,1 @@
+int herd_scalar_placeholder;

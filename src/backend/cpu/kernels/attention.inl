@@ -1,0 +1,138 @@
+// Causal attention of a tile of queries over paged keys and values; docs/numerics.md has the order.
+
+/// Sixteen keys' (or values') floats from the pool.
+template <KvType K>
+INLINE F load_kv(const std::byte* base, std::int64_t index) {
+  if constexpr (K == KvType::f16) return load_half(base + index * 2);
+  else return load(reinterpret_cast<const float*>(base) + index);
+}
+
+/// scores[r][j] = chain(d, fma(q[d], k_j[d])) * scale for B vectors of 16 keys from offset j0 of a page.
+template <KvType K, int R, int B>
+INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::int32_t j0,
+                        std::int64_t position) {
+  F acc[R][B];
+  for (int r = 0; r < R; ++r)
+    for (int b = 0; b < B; ++b) acc[r][b] = zero();
+  const float* q = a.q;
+  for (std::int32_t d = 0; d < a.head_size; ++d, q += R) {
+    F k[B];
+    unroll<B>([&](auto b) INLINE_LAMBDA {
+      k[b.value] = load_kv<K>(keys, std::int64_t{d} * a.page_size + j0 + b.value * 16);
+    });
+    unroll<R>([&](auto r) INLINE_LAMBDA {
+      const F value = set1(q[r.value]);
+      unroll<B>([&](auto b) INLINE_LAMBDA {
+        acc[r.value][b.value] = fma(k[b.value], value, acc[r.value][b.value]);
+      });
+    });
+  }
+  const F scale = set1(a.scale);
+  for (int r = 0; r < R; ++r)
+    for (int b = 0; b < B; ++b)
+      store(a.scores + r * a.score_stride + position + b * 16, mul(acc[r][b], scale));
+}
+
+template <KvType K, int R>
+INLINE void score_all(const AttentionTileArgs& a) {
+  constexpr int B = 2 * R <= kAccumulators ? 2 : 1;
+  for (std::int32_t first = 0, page = 0; first < a.max_keys; first += a.page_size, ++page) {
+    const std::byte* keys = a.keys + a.pages[page] * a.key_page_bytes;
+    for (std::int32_t j = 0; j < a.page_size && first + j < a.max_keys; j += 16 * B)
+      score_block<K, R, B>(a, keys, j, first + j);
+  }
+}
+
+/// x = exp(x - max) for n values, +0 beyond up to a multiple of 32; returns their sum.
+INLINE float exp_sum(float* x, float max, std::int32_t n) {
+  const F m = set1(max);
+  F sum = zero();
+  std::int32_t j = 0;
+  for (; j + 16 <= n; j += 16) {
+    const F e = exp_f(sub(load(x + j), m));
+    store(x + j, e);
+    sum = add(sum, e);
+  }
+  if (j < n) {
+    float lanes[16];
+    store(lanes, exp_f(sub(load_part(x + j, n - j), m)));
+    for (std::int32_t i = 0; i < 16; ++i) {
+      if (j + i >= n) lanes[i] = 0.0f;
+      else x[j + i] = lanes[i];
+    }
+    sum = add(sum, load(lanes));
+  }
+  return tree_sum(sum);
+}
+
+INLINE float max_of(const float* x, std::int32_t n) {
+  float best = x[0];
+  std::int32_t j = 0;
+  if (n >= 16) {
+    F m = load(x);
+    for (j = 16; j + 16 <= n; j += 16) m = max(m, load(x + j));
+    float lanes[16];
+    store(lanes, m);
+    for (float lane : lanes) best = lane > best ? lane : best;
+  }
+  for (; j < n; ++j) best = x[j] > best ? x[j] : best;
+  return best;
+}
+
+/// total[r][.] over keys in chunks, for D vectors of 16 values from offset d0.
+template <KvType K, int R, int D>
+INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float* sums) {
+  F total[R][D];
+  for (std::int32_t chunk = 0; chunk < a.max_keys; chunk += kChunk) {
+    F acc[R][D];
+    for (int r = 0; r < R; ++r)
+      for (int d = 0; d < D; ++d) acc[r][d] = zero();
+    const std::int32_t end = a.max_keys < chunk + kChunk ? a.max_keys : chunk + kChunk;
+    for (std::int32_t first = chunk; first < end; first += a.page_size) {
+      const std::byte* values = a.values + a.pages[first / a.page_size] * a.value_page_bytes;
+      const std::int32_t n = end - first < a.page_size ? end - first : a.page_size;
+      for (std::int32_t j = 0; j < n; ++j) {
+        F v[D];
+        unroll<D>([&](auto d) INLINE_LAMBDA {
+          v[d.value] = load_kv<K>(values, std::int64_t{j} * a.value_stride + d0 + d.value * 16);
+        });
+        unroll<R>([&](auto r) INLINE_LAMBDA {
+          const F e = set1(a.scores[r.value * a.score_stride + first + j]);
+          unroll<D>([&](auto d) INLINE_LAMBDA {
+            acc[r.value][d.value] = fma(v[d.value], e, acc[r.value][d.value]);
+          });
+        });
+      }
+    }
+    for (int r = 0; r < R; ++r)
+      for (int d = 0; d < D; ++d) total[r][d] = chunk == 0 ? acc[r][d] : add(total[r][d], acc[r][d]);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int d = 0; d < D; ++d)
+      store_part(a.out[r] + d0 + d * 16, div(total[r][d], set1(sums[r])),
+                 a.head_size - d0 - d * 16);
+}
+
+template <KvType K, int R>
+INLINE void weigh_all(const AttentionTileArgs& a, const float* sums) {
+  constexpr int D = 2 * R <= kAccumulators ? 2 : 1;
+  std::int32_t d0 = 0;
+  for (; d0 + 16 * D <= a.value_stride; d0 += 16 * D) weigh_block<K, R, D>(a, d0, sums);
+  if constexpr (D == 2)
+    if (d0 < a.value_stride) weigh_block<K, R, 1>(a, d0, sums);
+}
+
+template <int R>
+void attention(const AttentionTileArgs& a) {
+  const bool f16 = a.type == KvType::f16;
+  if (f16) score_all<KvType::f16, R>(a);
+  else score_all<KvType::f32, R>(a);
+  float sums[R];
+  for (int r = 0; r < R; ++r) {
+    float* scores = a.scores + r * a.score_stride;
+    sums[r] = exp_sum(scores, max_of(scores, a.n_keys[r]), a.n_keys[r]);
+    for (std::int32_t j = a.n_keys[r]; j < a.max_keys; ++j) scores[j] = 0.0f;  // later keys: no weight
+  }
+  if (f16) weigh_all<KvType::f16, R>(a, sums);
+  else weigh_all<KvType::f32, R>(a, sums);
+}

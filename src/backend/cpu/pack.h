@@ -1,0 +1,65 @@
+// The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds one
+// input's weight for 16 different outputs. The same bytes serve every instruction set.
+//
+// A panel is a run of units. Types with 32-value blocks have a unit per block, K-quants a unit per
+// 256 values; F32, F16 and BF16 are plain [k][16]. A unit is a header of scales followed by code
+// planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
+//   plane of 4 bits: 4 words; word g holds inputs 8g..8g+7, input j of them at bit 4j
+//   plane of 1 bit : 1 word;  input 8g+j at bit 4j+g
+//   plane of 2 bits: 2 words; word w holds inputs 16w..16w+15, input 8g+j of them at bit 4j+2g
+//   bytes          : 8 words; word g holds inputs 4g..4g+3, input j of them at bit 8j
+// Positions are chosen so that most codes can be turned into floats where they stand (formats.inl).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "quant/types.h"
+
+namespace herd::cpu {
+
+inline constexpr int kPanelRows = 16;
+
+/// How a type's panel is laid out; sizes in bytes for 16 rows.
+struct PanelFormat {
+  int unit;          // inputs per unit; 1 for the plain float types
+  int header_bytes;  // scales at the front of a unit
+  int sub_bytes;     // code planes of one sub-block; the whole unit for plain types
+  constexpr std::int64_t unit_bytes() const {
+    return unit == 1 ? sub_bytes : header_bytes + std::int64_t{unit / 32} * sub_bytes;
+  }
+};
+
+constexpr PanelFormat panel_format(quant::Type type) {
+  using enum quant::Type;
+  switch (type) {
+    case F32: return {1, 0, 64};
+    case F16: return {1, 0, 32};
+    case BF16: return {1, 0, 32};
+    case Q4_0: return {32, 32, 256};           // d
+    case Q4_1: return {32, 64, 256};           // d, m
+    case Q5_0: return {32, 32, 320};           // d
+    case Q5_1: return {32, 64, 320};           // d, m
+    case Q8_0: return {32, 32, 512};           // d; codes are value + 128
+    case IQ4_NL: return {32, 32, 256};         // d
+    case Q2_K: return {256, 64 + 256, 128};    // d, dmin, [16] scale | min << 4
+    case Q3_K: return {256, 32 + 256, 192};    // d, [16] signed scale
+    case Q4_K: return {256, 64 + 256, 256};    // d, dmin, [8] (scale, min)
+    case Q5_K: return {256, 64 + 256, 320};    // d, dmin, [8] (scale, min)
+    case Q6_K: return {256, 32 + 256, 384};    // d, [16] signed scale
+    case IQ4_XS: return {256, 32 + 128, 256};  // d, [8] signed scale
+  }
+  return {};
+}
+
+constexpr std::int64_t panel_bytes(quant::Type type, std::int64_t columns) {
+  return columns / panel_format(type).unit * panel_format(type).unit_bytes();
+}
+
+/// Packs up to 16 rows of raw GGUF blocks (`rows` of them, one after another) into `panel`; rows past
+/// the last become zeros. REQUIRES: panel.size() == panel_bytes(type, columns).
+void pack_panel(quant::Type type, std::int64_t columns, int rows, const std::byte* raw,
+                std::span<std::byte> panel);
+
+}  // namespace herd::cpu

@@ -1,0 +1,71 @@
+#include "base/thread_pool.h"
+
+namespace herd {
+namespace {
+
+// Long enough to bridge the gap between two ops of a step, short enough not to burn an idle core.
+constexpr int kSpins = 20000;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Waits until `value` is no longer `old`.
+template <class T>
+void wait_while(std::atomic<T>& value, T old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run_job(Job job) {
+  job_ = job;
+  next_chunk_.store(0, std::memory_order_relaxed);
+  if (workers_.empty() || job.chunks <= 1) return take_chunks(0);
+  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  take_chunks(0);
+  for (int left = busy_.load(std::memory_order_acquire); left != 0;
+       left = busy_.load(std::memory_order_acquire))
+    wait_while(busy_, left);
+}
+
+void ThreadPool::take_chunks(int thread) {
+  for (int chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed); chunk < job_.chunks;
+       chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed))
+    job_.call(job_.context, chunk, thread);
+}
+
+void ThreadPool::work(int thread) {
+  std::uint32_t seen = 0;
+  for (;;) {
+    wait_while(generation_, seen);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_acquire)) return;
+    take_chunks(thread);
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  }
+}
+
+}  // namespace herd

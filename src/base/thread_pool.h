@@ -1,0 +1,51 @@
+// A fixed set of threads for loops inside one op. Waiting spins for a bounded while, then sleeps.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace herd {
+
+/// Runs loops on `threads` threads, the caller being one of them. One caller at a time.
+class ThreadPool {
+ public:
+  /// REQUIRES: threads >= 1. Starts threads - 1 workers.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls body(chunk, thread) for every chunk in [0, chunks), handed out one by one in order, and
+  /// returns when all are done. Allocates nothing. The body must not throw or call run().
+  template <class Body>
+  void run(int chunks, Body&& body) {
+    using B = std::remove_reference_t<Body>;
+    run_job({[](void* context, int chunk, int thread) { (*static_cast<B*>(context))(chunk, thread); },
+             const_cast<void*>(static_cast<const void*>(&body)), chunks});
+  }
+
+ private:
+  struct Job {
+    void (*call)(void* context, int chunk, int thread) = nullptr;
+    void* context = nullptr;
+    int chunks = 0;
+  };
+  void run_job(Job job);
+  void take_chunks(int thread);
+  void work(int thread);
+
+  Job job_;
+  alignas(64) std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for a change
+  alignas(64) std::atomic<int> next_chunk_{0};
+  alignas(64) std::atomic<int> busy_{0};                  // workers that have not finished the job
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace herd
