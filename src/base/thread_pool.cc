@@ -3,8 +3,10 @@
 namespace herd {
 namespace {
 
-// Long enough to bridge the gap between two ops of a step, short enough not to burn an idle core.
-constexpr int kSpins = 20000;
+// A short spin bridges the gap between two ops of a step. Then the core is offered to others between
+// looks (two threads of the pool may share it), and after about a tenth of a millisecond we sleep.
+constexpr int kSpins = 2000;
+constexpr int kYields = 200;
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -20,6 +22,10 @@ void wait_while(std::atomic<T>& value, T old) {
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
     relax();
+  }
+  for (int i = 0; i < kYields; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    std::this_thread::yield();
   }
   value.wait(old, std::memory_order_acquire);
 }

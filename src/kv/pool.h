@@ -40,6 +40,9 @@ class PagePool {
   Status check_integrity(std::span<const PageId> owned) const;
 
  private:
+  friend struct PagePoolPeer;  // plants faults in the tests
+  Status check_free_list() const;
+
   std::int32_t page_size_;
   std::vector<std::int32_t> references_;  // [total]
   std::vector<PageId> free_;              // a stack; capacity total

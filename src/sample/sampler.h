@@ -34,6 +34,8 @@ class Sampler {
 
   /// Order: bias, penalties, (greedy if temperature is 0: largest, ties to the lower id), temperature,
   /// top_k, top_p, min_p, then the draw with counter_uniform(seed, position).
+  /// Sums and the draw's inverse CDF run over the kept ids in ascending order, in double. A bias or
+  /// penalty that would overflow f32 stops at the largest finite value.
   /// Error: internal when a logit is not finite (-infinity is allowed if at least one is finite).
   /// REQUIRES: logits.size() == vocab_size, params validated.
   Result<Sample> sample(std::span<const float> logits, const SamplingParams& params,
@@ -43,7 +45,27 @@ class Sampler {
   TokenLogprob logprob(std::span<const float> logits, TokenId id, int top_n);
 
  private:
+  void adjust(std::span<const float> logits, const SamplingParams& params,
+              const SampleHistory& history);
+  void penalise_repetition(std::span<const TokenId> ids, float penalty);
+  void forget(std::span<const TokenId> ids);
+  void penalise_use(std::span<const TokenId> answer, float presence, float frequency);
+  TokenId draw(const SamplingParams& params, double uniform);
+  bool before(TokenId a, TokenId b) const;
+  bool known(TokenId id) const { return id >= 0 && static_cast<std::size_t>(id) < counts_.size(); }
+  void rank_first(std::size_t sorted, std::size_t count);
+  void keep_possible();
+  void keep_top_k(std::size_t k);
+  void keep_up_to(TokenId last);
+  void keep_min_p(double p);
+  TokenId pick(double uniform) const;
+  void weigh(float largest, float temperature);
+  double total_weight() const;
+  TokenId last_of_top_p(double p, double total);
+
+  std::size_t kept_ = 0;               // ids in order_ that are still candidates
   std::vector<float> scores_;          // [vocab]
+  std::vector<double> weights_;        // [vocab], set for the candidates
   std::vector<TokenId> order_;         // [vocab]
   std::vector<std::int32_t> counts_;   // [vocab], all zero between calls
 };

@@ -17,7 +17,7 @@ class PairTable {
   };
 
   explicit PairTable(std::size_t expected = 0);
-  /// The first rank of a pair stays.
+  /// The first rank of a pair stays. REQUIRES: neither symbol is kNone.
   void insert(std::uint32_t left, std::uint32_t right, Merge merge);
   Merge find(std::uint32_t left, std::uint32_t right) const;  // rank kNone: these never merge
 
@@ -40,10 +40,10 @@ class MergeBuffer {
   static constexpr std::size_t kMaxSymbols = std::size_t{1} << 30;
 
   struct Symbol {
-    std::uint32_t id;             // kNone: unknown, merges with nothing
-    std::uint32_t begin;          // byte offset in the word
-    std::uint32_t prev, next;     // kNone at the ends
-    PairTable::Merge with_next;   // what this and `next` become
+    std::uint32_t id;            // kNone: unknown, merges with nothing
+    std::uint32_t begin;         // byte offset in the word
+    std::uint32_t prev, next;    // kNone at the ends
+    PairTable::Merge with_next;  // what this and `next` become
   };
 
   void clear() { symbols_.clear(); }

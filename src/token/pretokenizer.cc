@@ -17,7 +17,7 @@ constexpr WordRules kSeedCoder{.digits = 1, .contractions = true, .newline_tail 
 constexpr WordRules kGpt4o{.digits = 3, .slash_tail = true, .cased = true, .suffix = true};
 constexpr WordRules kTekken{.digits = 1, .slash_tail = true, .cased = true};
 
-using Stages = std::array<Splitter, 4>;
+using Stages = std::array<Splitter, 5>;
 constexpr Stages kDefaultStages{split::punctuation, split::gpt2, split::numbers,
                                 split::ascii_triples};
 constexpr Stages kFalconStages{split::falcon_punctuation, split::gpt2, split::ascii_triples};
@@ -28,7 +28,8 @@ constexpr Stages kQwen2Stages{split::words<kQwen2>};
 constexpr Stages kGpt4oStages{split::words<kGpt4o>};
 constexpr Stages kDeepseekV3Stages{split::three_numbers, split::cjk_kana, split::deepseek_words};
 constexpr Stages kDeepseekCoderStages{split::each_newline, split::spaced_letters,
-                                      split::spaced_punctuation, split::cjk_hangul};
+                                      split::spaced_punctuation, split::cjk_hangul,
+                                      split::each_number};
 
 constexpr PreTokenizer kPreTokenizers[] = {
     {"default", kDefaultStages},
@@ -72,6 +73,7 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {"gpt-4o", kGpt4oStages},
     {"llama4", kGpt4oStages},
     {"tekken", {split::words<kTekken>}, true, true},
+    {"deepseek-coder", kDeepseekCoderStages},
     {"deepseek-v3", kDeepseekV3Stages},
     {"hunyuan-dense", kDeepseekV3Stages},
 };

@@ -14,9 +14,9 @@ using Splitter = std::size_t (*)(std::string_view text, std::size_t pos);
 
 struct PreTokenizer {
   std::string_view name;
-  std::array<Splitter, 4> stages{};  // each splits the pieces of the one before; nullptr ends
-  bool whole_words = false;  // a word that is a token is taken at once ("ignore_merges")
-  bool add_bos = false;      // what the file means when it does not say
+  std::array<Splitter, 5> stages{};  // each splits the pieces of the one before; nullptr ends
+  bool whole_words = false;          // a word that is a token is taken at once ("ignore_merges")
+  bool add_bos = false;              // what the file means when it does not say
 
   /// Calls sink(view) for every piece of `text`, in order; together they are `text`.
   template <class Sink>

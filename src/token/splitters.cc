@@ -19,7 +19,8 @@ std::size_t run(std::string_view text, std::size_t pos, Matches&& matches, int l
 }
 
 std::size_t run_of(std::string_view text, std::size_t pos, int mask, int limit = kUnlimited) {
-  return run(text, pos, [mask](const Glyph& g) { return g.is(mask); }, limit);
+  return run(
+      text, pos, [mask](const Glyph& g) { return g.is(mask); }, limit);
 }
 
 /// A match at `pos`, or everything up to the next one. `match` returns `pos` where it fails, and
@@ -81,8 +82,8 @@ std::size_t spaces_and_newlines(std::string_view text, std::size_t pos) {
 constexpr int kUpperLike = kUpper | kUncased | kMark;  // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
 constexpr int kLowerLike = kLower | kUncased | kMark;  // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
-/// UPPER*LOWER+ with the regular expression's backtracking: where no small letter follows the run of
-/// UPPER, the match ends at the last character of the run that is LOWER as well.
+/// UPPER*LOWER+ with the regular expression's backtracking: where no small letter follows the run
+/// of UPPER, the match ends at the last character of the run that is LOWER as well.
 std::size_t capitals_then_small(std::string_view text, std::size_t pos) {
   std::size_t end = pos, last_both = pos;
   for (Glyph glyph = look(text, end); glyph.is(kUpperLike); glyph = look(text, end)) {
@@ -98,11 +99,12 @@ std::size_t cased_word(std::string_view text, std::size_t pos) {
   const Glyph first = look(text, pos);
   const bool can_lead = !first.is(kNewline | kLetter | kNumber);
   const std::size_t inner = can_lead ? pos + first.bytes : pos;
-  std::size_t end = capitals_then_small(text, inner);
-  if (end == inner && can_lead) end = capitals_then_small(text, pos);
-  if (end > pos && end != inner) return end;
-  if (end > pos && !can_lead) return end;
-  return look(text, inner).is(kUpperLike) ? run_of(text, inner, kUpperLike) : pos;
+  if (const std::size_t end = capitals_then_small(text, inner); end > inner) return end;
+  if (can_lead) {  // a mark can lead, but may itself be the word
+    if (const std::size_t end = capitals_then_small(text, pos); end > pos) return end;
+  }
+  const std::size_t capitals = run_of(text, inner, kUpperLike);
+  return capitals > inner ? capitals : pos;
 }
 
 /// [^\r\n\p{L}\p{N}]?WORD+
@@ -140,9 +142,9 @@ std::size_t words(std::string_view text, std::size_t pos, const WordRules& rules
   if (rules.contractions) {
     if (const std::size_t end = contraction(text, pos, true); end > pos) return end;
   }
-  const std::size_t word =
-      rules.cased ? cased_word(text, pos)
-                  : plain_word(text, pos, rules.marks ? kLetter | kMark : kLetter);
+  const std::size_t word = rules.cased
+                               ? cased_word(text, pos)
+                               : plain_word(text, pos, rules.marks ? kLetter | kMark : kLetter);
   if (word > pos) return rules.suffix ? contraction(text, word, true) : word;
   const Glyph first = look(text, pos);
   if (first.is(kNumber)) return run_of(text, pos, kNumber, rules.digits);
@@ -194,11 +196,13 @@ std::size_t deepseek_words(std::string_view text, std::size_t pos) {
 }
 
 std::size_t each_number(std::string_view text, std::size_t pos) {
-  return isolate_runs(text, pos, [](const Glyph& g) { return g.is(kNumber); }, 1);
+  return isolate_runs(
+      text, pos, [](const Glyph& g) { return g.is(kNumber); }, 1);
 }
 
 std::size_t three_numbers(std::string_view text, std::size_t pos) {
-  return isolate_runs(text, pos, [](const Glyph& g) { return g.is(kNumber); }, 3);
+  return isolate_runs(
+      text, pos, [](const Glyph& g) { return g.is(kNumber); }, 3);
 }
 
 std::size_t numbers(std::string_view text, std::size_t pos) {
@@ -213,19 +217,18 @@ std::size_t ascii_triples(std::string_view text, std::size_t pos) {
 }
 
 std::size_t punctuation(std::string_view text, std::size_t pos) {
-  return isolate_runs(text, pos, [](const Glyph& g) {
-    return g.is(kPunct) || is_ascii_symbol(g, "$+<=>^~|");
-  });
+  return isolate_runs(
+      text, pos, [](const Glyph& g) { return g.is(kPunct) || is_ascii_symbol(g, "$+<=>^~|"); });
 }
 
 std::size_t falcon_punctuation(std::string_view text, std::size_t pos) {
-  return isolate_runs(text, pos, [](const Glyph& g) {
-    return g.is(kPunct) || is_ascii_symbol(g, "$+<=>^~|`");
-  });
+  return isolate_runs(
+      text, pos, [](const Glyph& g) { return g.is(kPunct) || is_ascii_symbol(g, "$+<=>^~|`"); });
 }
 
 std::size_t each_newline(std::string_view text, std::size_t pos) {
-  return isolate_runs(text, pos, [](const Glyph& g) { return g.is(kNewline); }, 1);
+  return isolate_runs(
+      text, pos, [](const Glyph& g) { return g.is(kNewline); }, 1);
 }
 
 std::size_t spaced_letters(std::string_view text, std::size_t pos) {

@@ -42,7 +42,7 @@ std::size_t falcon_punctuation(std::string_view text, std::size_t pos);  // the 
 std::size_t each_newline(std::string_view text, std::size_t pos);        // [\r\n]
 std::size_t spaced_letters(std::string_view text, std::size_t pos);      // \s?\p{L}+
 std::size_t spaced_punctuation(std::string_view text, std::size_t pos);  // \s?\p{P}+
-std::size_t cjk_kana(std::string_view text, std::size_t pos);   // [一-龥\u3040-\u309f\u30a0-\u30ff]+
-std::size_t cjk_hangul(std::string_view text, std::size_t pos); // [一-龥\u0800-一가-\ud7ff]+
+std::size_t cjk_kana(std::string_view text, std::size_t pos);  // [一-龥\u3040-\u309f\u30a0-\u30ff]+
+std::size_t cjk_hangul(std::string_view text, std::size_t pos);  // [一-龥\u0800-一가-\ud7ff]+
 
 }  // namespace herd::split

@@ -10,9 +10,9 @@ namespace herd {
 /// Bits of Glyph::kinds. A character that has none (controls, unassigned, invalid bytes) is still
 /// matched by the negated classes, such as [^\s\p{L}\p{N}].
 enum Kind : std::uint16_t {
-  kUpper = 1,      // Lu Lt
-  kLower = 2,      // Ll
-  kUncased = 4,    // Lm Lo
+  kUpper = 1,    // Lu Lt
+  kLower = 2,    // Ll
+  kUncased = 4,  // Lm Lo
   kLetter = kUpper | kLower | kUncased,
   kMark = 8,       // M*
   kNumber = 16,    // N*

@@ -4,8 +4,8 @@ namespace herd::utf8 {
 namespace {
 
 struct Lead {
-  int bytes = 0;                          // of the whole character, 0: cannot start one
-  std::uint8_t low = 0x80, high = 0xBF;   // allowed range of the second byte (Unicode table 3-7)
+  int bytes = 0;                         // of the whole character, 0: cannot start one
+  std::uint8_t low = 0x80, high = 0xBF;  // allowed range of the second byte (Unicode table 3-7)
 };
 
 Lead classify(std::uint8_t byte) {

@@ -12,9 +12,9 @@ inline constexpr char32_t kReplacement = 0xFFFD;
 
 struct CodePoint {
   char32_t value = kReplacement;
-  std::uint8_t bytes = 1;   // consumed; of an invalid sequence, its longest well-formed prefix
-  bool valid = false;       // false: `value` is U+FFFD
-  bool truncated = false;   // invalid only because the text ends here
+  std::uint8_t bytes = 1;  // consumed; of an invalid sequence, its longest well-formed prefix
+  bool valid = false;      // false: `value` is U+FFFD
+  bool truncated = false;  // invalid only because the text ends here
 };
 
 /// The character at `pos`. REQUIRES: pos < text.size().

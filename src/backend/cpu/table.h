@@ -14,6 +14,8 @@ namespace herd::cpu {
 inline constexpr int kChunk = 256;        // inputs (or keys) per accumulator: docs/numerics.md
 inline constexpr int kFusedSizes[] = {1, 2, 4};  // row counts the fused kernels exist for
 inline constexpr int kMaxTileRows = 12;   // most rows of a tile in any table
+inline constexpr int kRowBlock = 240;     // rows that share one unpacking: a multiple of every tile
+inline constexpr int kMaxHeadSize = 512;
 inline constexpr int kTypeCount = static_cast<int>(std::size(quant::kTypes));
 
 /// Position of a type in quant::kTypes.

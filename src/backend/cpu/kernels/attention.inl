@@ -12,8 +12,7 @@ template <KvType K, int R, int B>
 INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::int32_t j0,
                         std::int64_t position) {
   F acc[R][B];
-  for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) acc[r][b] = zero();
+  unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA { acc[r.value][b.value] = zero(); });
   const float* q = a.q;
   for (std::int32_t d = 0; d < a.head_size; ++d, q += R) {
     F k[B];
@@ -28,9 +27,10 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::
     });
   }
   const F scale = set1(a.scale);
-  for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b)
-      store(a.scores + r * a.score_stride + position + b * 16, mul(acc[r][b], scale));
+  unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
+    store(a.scores + r.value * a.score_stride + position + b.value * 16,
+          mul(acc[r.value][b.value], scale));
+  });
 }
 
 template <KvType K, int R>
@@ -82,11 +82,10 @@ INLINE float max_of(const float* x, std::int32_t n) {
 /// total[r][.] over keys in chunks, for D vectors of 16 values from offset d0.
 template <KvType K, int R, int D>
 INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float* sums) {
-  F total[R][D];
+  float totals[R][D][16];  // in memory: the registers are for the chunk's accumulators
   for (std::int32_t chunk = 0; chunk < a.max_keys; chunk += kChunk) {
     F acc[R][D];
-    for (int r = 0; r < R; ++r)
-      for (int d = 0; d < D; ++d) acc[r][d] = zero();
+    unroll2<R, D>([&](auto r, auto d) INLINE_LAMBDA { acc[r.value][d.value] = zero(); });
     const std::int32_t end = a.max_keys < chunk + kChunk ? a.max_keys : chunk + kChunk;
     for (std::int32_t first = chunk; first < end; first += a.page_size) {
       const std::byte* values = a.values + a.pages[first / a.page_size] * a.value_page_bytes;
@@ -104,12 +103,15 @@ INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float
         });
       }
     }
-    for (int r = 0; r < R; ++r)
-      for (int d = 0; d < D; ++d) total[r][d] = chunk == 0 ? acc[r][d] : add(total[r][d], acc[r][d]);
+    unroll2<R, D>([&](auto r, auto d) INLINE_LAMBDA {
+      float* total = totals[r.value][d.value];
+      const F sum = acc[r.value][d.value];
+      store(total, chunk == 0 ? sum : add(load(total), sum));
+    });
   }
   for (int r = 0; r < R; ++r)
     for (int d = 0; d < D; ++d)
-      store_part(a.out[r] + d0 + d * 16, div(total[r][d], set1(sums[r])),
+      store_part(a.out[r] + d0 + d * 16, div(load(totals[r][d]), set1(sums[r])),
                  a.head_size - d0 - d * 16);
 }
 

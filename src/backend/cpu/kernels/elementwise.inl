@@ -121,11 +121,11 @@ inline void to_half(const float* x, std::uint16_t* out, std::int32_t n) {
 inline std::int64_t burn(std::int64_t n, float* sink) {
   constexpr int kChains = kAccumulators < 12 ? kAccumulators : 12;
   F acc[kChains];
-  for (int c = 0; c < kChains; ++c) acc[c] = set1(static_cast<float>(c));
+  unroll<kChains>([&](auto c) INLINE_LAMBDA { acc[c.value] = set1(static_cast<float>(c.value)); });
   const F x = set1(sink[0]), y = set1(sink[1]);
   for (std::int64_t i = 0; i < n; ++i)
     unroll<kChains>([&](auto c) INLINE_LAMBDA { acc[c.value] = fma(acc[c.value], x, y); });
-  for (int c = 1; c < kChains; ++c) acc[0] = add(acc[0], acc[c]);
+  unroll<kChains - 1>([&](auto c) INLINE_LAMBDA { acc[0] = add(acc[0], acc[c.value + 1]); });
   store(sink, acc[0]);
   return n * kChains * 16 * 2;
 }

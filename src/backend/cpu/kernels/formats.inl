@@ -5,6 +5,8 @@
 
 using quant::Type;
 
+/// Register arrays are only ever indexed by constants: a loop over them that is not unrolled by hand
+/// would put them in memory.
 template <int I>
 struct Constant {
   static constexpr int value = I;
@@ -17,6 +19,13 @@ INLINE void unroll(Body&& body) {
     body(Constant<I>{});
     unroll<N, I + 1>(body);
   }
+}
+/// body(Constant<r>, Constant<c>) for all r < R, c < C.
+template <int R, int C, class Body>
+INLINE void unroll2(Body&& body) {
+  unroll<R>([&](auto r) INLINE_LAMBDA {
+    unroll<C>([&](auto c) INLINE_LAMBDA { body(r, c); });
+  });
 }
 
 template <int P>

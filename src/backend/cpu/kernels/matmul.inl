@@ -17,13 +17,13 @@ INLINE void store_outputs(float* out, std::int32_t n0, std::int32_t outputs, F y
 template <Type T, int R, int C>
 INLINE void fused_half(const std::byte* const* units, int h, const float* x, std::int64_t x_stride,
                        F (&acc)[R][C]) {
-  constexpr PanelFormat format = panel_format(T);
+  constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
   Scales scales[C];
   const std::byte* planes[C];
-  for (int c = 0; c < C; ++c) {
-    scales[c] = load_scales<T>(units[c], h);
-    planes[c] = units[c] + format.header_bytes + h / 2 * format.sub_bytes;
-  }
+  unroll<C>([&](auto c) INLINE_LAMBDA {
+    scales[c.value] = load_scales<T>(units[c.value], h);
+    planes[c.value] = units[c.value] + kPlanes + h / 2 * kSubBytes;
+  });
   unroll<2>([&](auto p) INLINE_LAMBDA {
     Words words[C];
     unroll<C>([&](auto c) INLINE_LAMBDA {
@@ -64,7 +64,8 @@ INLINE void fused_chunk(const std::byte* const* panels, std::int32_t k0, std::in
   } else {
     for (std::int32_t k = k0; k < k0 + n; k += 16) {
       const std::byte* units[C];
-      for (int c = 0; c < C; ++c) units[c] = panels[c] + k / format.unit * format.unit_bytes();
+      const std::int64_t at = k / format.unit * format.unit_bytes();
+      unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
       fused_half<T, R, C>(units, k % format.unit / 16, x + k, x_stride, acc);
     }
   }
@@ -74,21 +75,24 @@ INLINE void fused_chunk(const std::byte* const* panels, std::int32_t k0, std::in
 template <Type T, int R, int C>
 void fused_panels(const FusedArgs& a, std::int32_t panel) {
   const std::byte* panels[C];
-  for (int c = 0; c < C; ++c) panels[c] = a.panels + (panel + c) * a.panel_bytes;
+  unroll<C>([&](auto c) INLINE_LAMBDA {
+    panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes;
+  });
   F total[R][C];
   for (std::int32_t k0 = 0; k0 < a.columns; k0 += kChunk) {
     const std::int32_t n = a.columns - k0 < kChunk ? a.columns - k0 : kChunk;
     F acc[R][C];
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) acc[r][c] = zero();
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
     fused_chunk<T, R, C>(panels, k0, n, a.x, a.columns, acc);
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) total[r][c] = k0 == 0 ? acc[r][c] : add(total[r][c], acc[r][c]);
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
+      const F sum = acc[r.value][c.value];
+      total[r.value][c.value] = k0 == 0 ? sum : add(total[r.value][c.value], sum);
+    });
   }
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c)
-      store_outputs(a.out + std::int64_t{r} * a.outputs, (panel + c) * 16, a.outputs, total[r][c],
-                    a.add);
+  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
+    store_outputs(a.out + std::int64_t{r.value} * a.outputs, (panel + c.value) * 16, a.outputs,
+                  total[r.value][c.value], a.add);
+  });
 }
 
 /// FusedArgs for R rows. Several panels side by side hide the latency of the fma chains.
@@ -129,8 +133,7 @@ void unpack(const std::byte* panel, std::int32_t k0, std::int32_t n, float* out)
 template <int C, int R>
 void tile(const TileArgs& a) {
   F acc[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) acc[r][c] = zero();
+  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
   const float* w = a.weights;
   const float* x = a.x;
   for (std::int32_t k = 0; k < a.n; ++k, w += 16, x += R) {
@@ -143,10 +146,9 @@ void tile(const TileArgs& a) {
       });
     });
   }
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) {
-      float* total = a.total + (r * C + c) * 16;
-      store(total, a.first ? acc[r][c] : add(load(total), acc[r][c]));
-    }
-  }
+  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
+    float* total = a.total + (r.value * C + c.value) * 16;
+    const F sum = acc[r.value][c.value];
+    store(total, a.first ? sum : add(load(total), sum));
+  });
 }

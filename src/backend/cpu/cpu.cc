@@ -1,0 +1,179 @@
+#include "backend/cpu/cpu.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <thread>
+
+namespace herd {
+namespace cpu {
+
+void* allocate_aligned(std::int64_t bytes) {
+  const std::size_t size = (static_cast<std::size_t>(bytes) + 63) / 64 * 64;
+  void* p = std::aligned_alloc(64, size == 0 ? 64 : size);
+  if (p != nullptr) std::memset(p, 0, size);
+  return p;
+}
+
+namespace {
+
+/// The tables this build and this machine can run, widest first.
+std::vector<const KernelTable*> present_tables() {
+  std::vector<const KernelTable*> tables;
+#if defined(__x86_64__)
+  for (const KernelTable* table : {avx512_table(), avx2_table()})
+    if (table != nullptr) tables.push_back(table);
+#elif defined(__aarch64__)
+  tables.push_back(neon_table());
+#endif
+  tables.push_back(&scalar_table());
+  return tables;
+}
+
+Result<const KernelTable*> choose_table(Isa isa) {
+  const auto tables = present_tables();
+  if (isa == Isa::automatic) return tables.front();
+  std::string names;
+  for (const KernelTable* table : tables) {
+    if (table->isa == isa) return table;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", to_string(table->isa));
+  }
+  return Error{Code::unsupported,
+               fmt::format("isa {}: this machine has {}", to_string(isa), names)};
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const KernelTable& table, int threads) : table_(table), pool_(threads) {}
+
+std::string CpuBackend::description() const {
+  return fmt::format("cpu {}, {} thread{}", to_string(table_.isa), pool_.threads(),
+                     pool_.threads() == 1 ? "" : "s");
+}
+
+// ---- memory ----
+
+std::int64_t CpuBackend::matrix_bytes(quant::Type type, std::int64_t rows,
+                                      std::int64_t columns) const {
+  return (rows + 31) / 32 * 2 * panel_bytes(type, columns);
+}
+
+Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
+  const std::int64_t limit = std::int64_t{1} << 31;
+  if (source.rows < 1 || source.columns < 1 || source.rows >= limit || source.columns >= limit)
+    return Error{Code::out_of_range, fmt::format("matrix {}: {} x {} is outside 1..2^31-1",
+                                                 source.name, source.rows, source.columns)};
+  Matrix m{source.type, static_cast<std::int32_t>(source.rows),
+           static_cast<std::int32_t>(source.columns),
+           static_cast<std::int32_t>((source.rows + 31) / 32 * 2),
+           panel_bytes(source.type, source.columns), nullptr};
+  m.data.reset(static_cast<std::byte*>(allocate_aligned(m.panels * m.panel_bytes)));
+  if (m.data == nullptr)
+    return Error{Code::resource_exhausted,
+                 fmt::format("matrix {}: no memory for {} bytes", source.name,
+                             m.panels * m.panel_bytes)};
+  // Reads are serial, a slab of panels at a time; packing is shared out.
+  const std::int64_t row_bytes = quant::row_bytes(source.type, source.columns);
+  const std::int32_t slab = std::max<std::int32_t>(
+      2, static_cast<std::int32_t>((std::int64_t{4} << 20) / (row_bytes * kPanelRows)));
+  std::vector<std::byte> raw(static_cast<std::size_t>(
+      std::min<std::int64_t>(std::int64_t{slab} * kPanelRows, source.rows) * row_bytes));
+  for (std::int32_t first = 0; first * kPanelRows < m.rows; first += slab) {
+    const std::int32_t n_rows = std::min(slab * kPanelRows, m.rows - first * kPanelRows);
+    const std::span<std::byte> bytes(raw.data(), static_cast<std::size_t>(n_rows * row_bytes));
+    if (Status status = source.read(first * kPanelRows, n_rows, bytes); !status.ok())
+      return status.error();
+    pool_.run((n_rows + kPanelRows - 1) / kPanelRows, [&](int panel, int) {
+      const int rows = std::min(kPanelRows, n_rows - panel * kPanelRows);
+      pack_panel(m.type, m.columns, rows, raw.data() + panel * kPanelRows * row_bytes,
+                 {m.data.get() + (first + panel) * m.panel_bytes,
+                  static_cast<std::size_t>(m.panel_bytes)});
+    });
+  }
+  matrices_.push_back(std::move(m));
+  return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
+}
+
+Result<void*> CpuBackend::allocate(std::int64_t bytes) {
+  AlignedArray<std::byte> buffer(static_cast<std::byte*>(allocate_aligned(bytes)));
+  if (buffer == nullptr)
+    return Error{Code::resource_exhausted, fmt::format("no memory for {} bytes", bytes)};
+  buffers_.push_back(std::move(buffer));
+  return static_cast<void*>(buffers_.back().get());
+}
+
+Status CpuBackend::create_kv(const KvLayout& layout) {
+  if (layout.page_size < 32 || layout.page_size > kChunk || kChunk % layout.page_size != 0)
+    return {Code::out_of_range,
+            fmt::format("page size {}: the cpu backend takes 32, 64, 128 or 256", layout.page_size)};
+  const std::int64_t element = layout.type == KvType::f16 ? 2 : 4;
+  const std::int64_t rows =
+      std::int64_t{layout.layers} * layout.kv_heads * layout.page_size * layout.pages;
+  keys_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.head_size * element)));
+  values_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.value_stride() * element)));
+  if (keys_ == nullptr || values_ == nullptr)
+    return {Code::resource_exhausted,
+            fmt::format("KV pool: no memory for {} bytes", layout.bytes())};
+  kv_ = layout;
+  return {};
+}
+
+CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_t max_columns,
+                                              std::int32_t max_context) const {
+  const std::int64_t row_block = std::min<std::int64_t>(max_rows, kRowBlock);
+  Scratch s = {};
+  if (max_rows > table_.fused_rows) {
+    s.packed = std::int64_t{max_rows} * max_columns;
+    s.unpacked = std::int64_t{table_.tile_panels} * kChunk * kPanelRows;
+    s.totals = row_block * table_.tile_panels * kPanelRows;
+  }
+  s.query = std::int64_t{kMaxTileRows} * kMaxHeadSize;
+  s.scores = std::int64_t{table_.tile_rows} * ((max_context + 31) / 32 * 32);
+  return s;
+}
+
+std::int64_t CpuBackend::scratch_bytes(std::int32_t max_rows, std::int32_t max_columns,
+                                       std::int32_t max_context) const {
+  const Scratch s = scratch_sizes(max_rows, max_columns, max_context);
+  return 4 * (s.packed + pool_.threads() * (s.unpacked + s.totals + s.query + s.scores));
+}
+
+Status CpuBackend::reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
+                                   std::int32_t max_context) {
+  const Scratch wanted = scratch_sizes(max_rows, max_columns, max_context);
+  const std::int64_t each = wanted.unpacked + wanted.totals + wanted.query + wanted.scores;
+  packed_.reset(static_cast<float*>(allocate_aligned(4 * wanted.packed)));
+  thread_scratch_.clear();
+  bool ok = packed_ != nullptr;
+  for (int t = 0; t < pool_.threads(); ++t) {
+    thread_scratch_.emplace_back(static_cast<float*>(allocate_aligned(4 * each)));
+    ok = ok && thread_scratch_.back() != nullptr;
+  }
+  if (!ok)
+    return {Code::resource_exhausted,
+            fmt::format("scratch: no memory for {} bytes", 4 * (wanted.packed + each))};
+  scratch_ = wanted;
+  return {};
+}
+
+void CpuBackend::upload(void* to, const void* from, std::int64_t bytes) {
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+Status CpuBackend::download(void* to, const void* from, std::int64_t bytes) {
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  return {};
+}
+
+}  // namespace cpu
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(const BackendOptions& options) {
+  if (options.threads < 0 || options.threads > 1024)
+    return Error{Code::out_of_range, fmt::format("threads {}: 0 to 1024", options.threads)};
+  const auto table = cpu::choose_table(options.isa);
+  if (!table.ok()) return table.error();
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::unique_ptr<Backend>(
+      new cpu::CpuBackend(**table, options.threads == 0 ? cores : options.threads));
+}
+
+}  // namespace herd

@@ -1,0 +1,109 @@
+// The CPU backend: packed weights, a paged KV pool, and ops shared out between threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/pack.h"
+#include "backend/cpu/table.h"
+#include "base/thread_pool.h"
+
+namespace herd::cpu {
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using AlignedArray = std::unique_ptr<T[], FreeDeleter>;
+
+/// Zeroed and 64-byte aligned, or null when memory is out.
+void* allocate_aligned(std::int64_t bytes);
+
+/// A matrix as panels; `panels` is even (the last ones may be padding).
+struct Matrix {
+  quant::Type type;
+  std::int32_t rows, columns, panels;
+  std::int64_t panel_bytes;
+  AlignedArray<std::byte> data;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const KernelTable& table, int threads);
+
+  std::string description() const override;
+  Counters counters() const override { return counters_; }
+
+  Result<MatrixId> load_matrix(const MatrixSource& source) override;
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns) const override;
+  Result<void*> allocate(std::int64_t bytes) override;
+  Status create_kv(const KvLayout& layout) override;
+  Status reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
+                         std::int32_t max_context) override;
+  std::int64_t scratch_bytes(std::int32_t max_rows, std::int32_t max_columns,
+                             std::int32_t max_context) const override;
+  void upload(void* to, const void* from, std::int64_t bytes) override;
+  Status download(void* to, const void* from, std::int64_t bytes) override;
+
+  void embed(const EmbedArgs& args) override;
+  void rms_norm(const RmsNormArgs& args) override;
+  void matmul(const MatmulArgs& args) override;
+  void rope(const RopeArgs& args) override;
+  void kv_store(const KvStoreArgs& args) override;
+  void attention(const AttentionArgs& args) override;
+  void swiglu(const SwigluArgs& args) override;
+  void gather_rows(const GatherRowsArgs& args) override;
+
+  void add(const AddArgs& args) override;
+  void attention_scores(const AttentionScoresArgs& args) override;
+  void softmax_max(const SoftmaxArgs& args) override;
+  void softmax_exp_sum(const SoftmaxArgs& args) override;
+  void softmax_normalize(const SoftmaxArgs& args) override;
+  void apply_attention(const ApplyAttentionArgs& args) override;
+
+ private:
+  struct Scratch {  // floats, per thread unless said otherwise
+    std::int64_t packed;   // shared: inputs of a matmul, packed for the tiles
+    std::int64_t unpacked; // panels of one chunk
+    std::int64_t totals;   // outputs of one row block
+    std::int64_t query;    // attention's packed queries
+    std::int64_t scores;   // attention's scores
+  };
+  Scratch scratch_sizes(std::int32_t max_rows, std::int32_t max_columns,
+                        std::int32_t max_context) const;
+  const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
+
+  void matmul_fused(const MatmulArgs& args);
+  void matmul_tiled(const MatmulArgs& args);
+  void pack_inputs(const MatmulArgs& args, std::int32_t columns);
+  void tiled_panels(const MatmulArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
+                    std::int32_t n_panels, int thread);
+  void attention_tile(const AttentionArgs& args, const BatchSequence& sequence, std::int32_t kv_head,
+                      std::int32_t first_row, std::int32_t n_rows, std::int32_t first_head,
+                      std::int32_t n_heads, int thread);
+
+  /// Runs body(i) for i in [0, n): on all threads in chunks, or here when the work is too small to be
+  /// worth waking anyone.
+  template <class Body>
+  void for_each(std::int64_t n, std::int64_t cost_each, Body&& body);
+
+  const KernelTable& table_;
+  ThreadPool pool_;
+  Counters counters_;
+  std::vector<Matrix> matrices_;
+  std::vector<AlignedArray<std::byte>> buffers_;
+
+  KvLayout kv_;
+  AlignedArray<std::byte> keys_, values_;
+
+  Scratch scratch_ = {};
+  AlignedArray<float> packed_;
+  std::vector<AlignedArray<float>> thread_scratch_;  // unpacked, totals, query, scores in a row
+};
+
+}  // namespace herd::cpu

@@ -1,0 +1,153 @@
+// Sharing matrix products out between threads. Few rows: weights are decoded and used in registers.
+// More rows: panels are unpacked to floats once per block of rows and multiplied in tiles.
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/for_each.h"
+
+namespace herd::cpu {
+namespace {
+
+/// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
+struct TileRows {
+  std::int32_t first, rows;
+};
+TileRows tile_rows(std::int32_t n, std::int32_t most, std::int32_t t) {
+  const std::int32_t tiles = (n + most - 1) / most;
+  const std::int32_t first = static_cast<std::int32_t>(std::int64_t{n} * t / tiles);
+  return {first, static_cast<std::int32_t>(std::int64_t{n} * (t + 1) / tiles) - first};
+}
+std::int32_t tile_count(std::int32_t n, std::int32_t most) { return (n + most - 1) / most; }
+
+/// Panels handed to a thread at a time: enough to amortise the hand-out, few enough to balance.
+std::int32_t panels_per_chunk(std::int64_t panels, int threads, std::int32_t least) {
+  std::int64_t wanted = panels / (std::int64_t{8} * threads);
+  wanted = std::clamp<std::int64_t>(wanted, least, 64);
+  return static_cast<std::int32_t>((wanted + least - 1) / least * least);
+}
+
+}  // namespace
+
+void CpuBackend::matmul(const MatmulArgs& args) {
+  for (std::int32_t i = 0; i < args.n_weights; ++i) {
+    const Matrix& m = matrix(args.weights[i]);
+    counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(args.rows) *
+                              static_cast<std::uint64_t>(m.rows) *
+                              static_cast<std::uint64_t>(m.columns);
+    counters_.weight_bytes += static_cast<std::uint64_t>(m.panels * m.panel_bytes);
+    ++counters_.matmuls;
+  }
+  if (args.rows == 0) return;
+  const std::int64_t inputs = std::int64_t{args.rows} * matrix(args.weights[0]).columns;
+  if (args.rows <= table_.fused_rows || inputs > scratch_.packed) matmul_fused(args);
+  else matmul_tiled(args);
+}
+
+namespace {
+
+/// A run of panels of one of the op's matrices; chunks of all matrices are numbered in a row.
+struct PanelRun {
+  std::int32_t weight, first, count;
+};
+PanelRun panel_run(const std::int32_t* chunk_ends, std::int32_t n_weights, std::int32_t per_chunk,
+                   const std::int32_t* panels, int chunk) {
+  std::int32_t w = 0;
+  while (w + 1 < n_weights && chunk >= chunk_ends[w]) ++w;
+  const std::int32_t first = (chunk - (w == 0 ? 0 : chunk_ends[w - 1])) * per_chunk;
+  return {w, first, std::min(per_chunk, panels[w] - first)};
+}
+
+/// Rows of totals [rows][width] to out [rows][outputs] at column n0, without the padding.
+void store_totals(const float* totals, std::int32_t width, std::int32_t rows, std::int32_t n0,
+                  std::int32_t outputs, float* out, bool add) {
+  const std::int32_t n = std::min(width, outputs - n0);
+  for (std::int32_t r = 0; r < rows; ++r) {
+    const float* from = totals + std::int64_t{r} * width;
+    float* to = out + std::int64_t{r} * outputs + n0;
+    for (std::int32_t i = 0; i < n; ++i) to[i] = add ? to[i] + from[i] : from[i];
+  }
+}
+
+}  // namespace
+
+void CpuBackend::matmul_fused(const MatmulArgs& args) {
+  std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
+  for (std::int32_t i = 0; i < args.n_weights; ++i) total += panels[i] = matrix(args.weights[i]).panels;
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  for (std::int32_t i = 0; i < args.n_weights; ++i)
+    ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
+
+  pool_.run(chunks, [&](int chunk, int) {
+    const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
+    const Matrix& m = matrix(args.weights[run.weight]);
+    for (std::int32_t row = 0; row < args.rows;) {
+      const std::int32_t left = args.rows - row;
+      const int size = left >= 4 ? 2 : left >= 2 ? 1 : 0;  // of kFusedSizes
+      table_.fused[type_index(m.type)][size](
+          {m.data.get(), m.panel_bytes, run.first, run.count, m.columns,
+           args.x + std::int64_t{row} * m.columns,
+           args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add});
+      row += kFusedSizes[size];
+    }
+  });
+}
+
+void CpuBackend::pack_inputs(const MatmulArgs& args, std::int32_t columns) {
+  // [tile][chunk][input][rows of the tile]: what a tile reads is one run of memory.
+  const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
+  for_each(tiles, std::int64_t{table_.tile_rows} * columns, [&](std::int64_t t) {
+    const TileRows rows = tile_rows(args.rows, table_.tile_rows, static_cast<std::int32_t>(t));
+    const float* x = args.x + std::int64_t{rows.first} * columns;
+    float* to = packed_.get() + std::int64_t{rows.first} * columns;
+    for (std::int32_t r = 0; r < rows.rows; ++r)
+      for (std::int32_t k = 0; k < columns; ++k)
+        to[std::int64_t{k} * rows.rows + r] = x[std::int64_t{r} * columns + k];
+  });
+}
+
+void CpuBackend::matmul_tiled(const MatmulArgs& args) {
+  pack_inputs(args, matrix(args.weights[0]).columns);
+  std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
+  for (std::int32_t i = 0; i < args.n_weights; ++i) total += panels[i] = matrix(args.weights[i]).panels;
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  for (std::int32_t i = 0; i < args.n_weights; ++i)
+    ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
+
+  pool_.run(chunks, [&](int chunk, int thread) {
+    const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
+    const Matrix& m = matrix(args.weights[run.weight]);
+    for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)
+      tiled_panels(args, m, args.out[run.weight], run.first + p, table_.tile_panels, thread);
+  });
+}
+
+void CpuBackend::tiled_panels(const MatmulArgs& args, const Matrix& m, float* out,
+                              std::int32_t first_panel, std::int32_t n_panels, int thread) {
+  float* unpacked = thread_scratch_[static_cast<std::size_t>(thread)].get();
+  float* totals = unpacked + scratch_.unpacked;
+  const UnpackFn unpack = table_.unpack[type_index(m.type)];
+  const auto& tiles_by_rows = table_.tile[n_panels - 1];
+  const std::int32_t width = n_panels * kPanelRows;
+  const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
+  const std::int32_t block = kRowBlock / table_.tile_rows;  // tiles per block of rows
+  for (std::int32_t t0 = 0; t0 < tiles; t0 += block) {
+    const std::int32_t t1 = std::min(tiles, t0 + block);
+    const std::int32_t base = tile_rows(args.rows, table_.tile_rows, t0).first;
+    for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
+      const std::int32_t n = std::min(kChunk, m.columns - k0);
+      for (std::int32_t p = 0; p < n_panels; ++p)
+        unpack(m.data.get() + (first_panel + p) * m.panel_bytes, k0, n,
+               unpacked + p * kChunk * kPanelRows);
+      for (std::int32_t t = t0; t < t1; ++t) {
+        const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
+        const float* x = packed_.get() + std::int64_t{rows.first} * m.columns +
+                         std::int64_t{k0} * rows.rows;
+        tiles_by_rows[rows.rows - 1](
+            {unpacked, x, n, totals + std::int64_t{rows.first - base} * width, k0 == 0});
+      }
+    }
+    const TileRows last = tile_rows(args.rows, table_.tile_rows, t1 - 1);
+    store_totals(totals, width, last.first + last.rows - base, first_panel * kPanelRows, m.rows,
+                 out + std::int64_t{base} * m.rows, args.add);
+  }
+}
+
+}  // namespace herd::cpu

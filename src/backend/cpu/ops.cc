@@ -1,0 +1,148 @@
+// The small ops: embedding, norms, rotation, KV writes, activations, and the unfused attention stages.
+#include <cstring>
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/for_each.h"
+#include "base/half.h"
+
+namespace herd::cpu {
+
+void CpuBackend::embed(const EmbedArgs& args) {
+  // Rows are read back from the packed panels, so the table is kept once even when it is also the
+  // output matrix. A panel holds 16 rows: unpack chunks of it and pick one lane.
+  const Matrix& m = matrix(args.table);
+  const UnpackFn unpack = table_.unpack[type_index(m.type)];
+  for_each(std::ssize(args.ids), m.columns * 8, [&](std::int64_t i) {
+    alignas(64) float chunk[kChunk * kPanelRows];
+    const TokenId id = args.ids[static_cast<std::size_t>(i)];
+    const std::byte* panel = m.data.get() + id / kPanelRows * m.panel_bytes;
+    float* out = args.out + i * m.columns;
+    for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
+      const std::int32_t n = std::min(kChunk, m.columns - k0);
+      unpack(panel, k0, n, chunk);
+      for (std::int32_t k = 0; k < n; ++k) out[k0 + k] = chunk[k * kPanelRows + id % kPanelRows];
+    }
+  });
+}
+
+void CpuBackend::rms_norm(const RmsNormArgs& args) {
+  for_each(args.rows, args.columns, [&](std::int64_t row) {
+    table_.rms_norm({args.x + row * args.columns, args.weight, args.out + row * args.columns,
+                     args.columns, args.epsilon});
+  });
+}
+
+void CpuBackend::rope(const RopeArgs& args) {
+  const std::int64_t row_size = std::int64_t{args.heads} * args.head_size;
+  for_each(std::ssize(args.positions), row_size, [&](std::int64_t row) {
+    const std::int64_t position = args.positions[static_cast<std::size_t>(row)];
+    for (std::int32_t head = 0; head < args.heads; ++head)
+      table_.rope(args.x + row * row_size + std::int64_t{head} * args.head_size,
+                  args.table + position * args.rope_size, args.rope_size);
+  });
+}
+
+namespace {
+
+/// Writes one head's key into column `offset` of its page, its value into row `offset`.
+template <class T>
+void store_head(const T* key, const T* value, std::byte* keys, std::byte* values,
+                std::int32_t offset, const KvLayout& kv) {
+  T* key_page = reinterpret_cast<T*>(keys);
+  for (std::int32_t d = 0; d < kv.head_size; ++d)
+    key_page[std::int64_t{d} * kv.page_size + offset] = key[d];
+  std::memcpy(reinterpret_cast<T*>(values) + std::int64_t{offset} * kv.value_stride(), value,
+              static_cast<std::size_t>(kv.head_size) * sizeof(T));
+}
+
+}  // namespace
+
+void CpuBackend::kv_store(const KvStoreArgs& args) {
+  const std::int64_t element = kv_.type == KvType::f16 ? 2 : 4;
+  const std::int64_t key_bytes = std::int64_t{kv_.head_size} * kv_.page_size * element;
+  const std::int64_t value_bytes = std::int64_t{kv_.value_stride()} * kv_.page_size * element;
+  for_each(std::ssize(args.slots), 4 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
+    const std::int32_t slot = args.slots[static_cast<std::size_t>(row)];
+    const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
+    for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
+      const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
+      std::byte* keys = keys_.get() + at * key_bytes;
+      std::byte* values = values_.get() + at * value_bytes;
+      const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
+      if (kv_.type == KvType::f32) {
+        store_head(args.k + x, args.v + x, keys, values, offset, kv_);
+      } else {
+        std::uint16_t key[kMaxHeadSize], value[kMaxHeadSize];
+        table_.to_half(args.k + x, key, kv_.head_size);
+        table_.to_half(args.v + x, value, kv_.head_size);
+        store_head(key, value, keys, values, offset, kv_);
+      }
+    }
+  });
+}
+
+void CpuBackend::swiglu(const SwigluArgs& args) {
+  constexpr std::int64_t kPiece = 2048;
+  for_each((args.n + kPiece - 1) / kPiece, kPiece * 2, [&](std::int64_t i) {
+    const std::int64_t at = i * kPiece, n = std::min(kPiece, args.n - at);
+    table_.swiglu(args.gate + at, args.up + at, args.out + at, n);
+  });
+}
+
+void CpuBackend::gather_rows(const GatherRowsArgs& args) {
+  for (std::size_t i = 0; i < args.rows.size(); ++i)
+    std::memcpy(args.out + static_cast<std::int64_t>(i) * args.columns,
+                args.x + std::int64_t{args.rows[i]} * args.columns,
+                static_cast<std::size_t>(args.columns) * sizeof(float));
+}
+
+void CpuBackend::add(const AddArgs& args) { table_.add(args.a, args.b, args.out, args.n); }
+
+void CpuBackend::attention_scores(const AttentionScoresArgs& a) {
+  const std::int64_t rows = std::int64_t{a.batch} * a.heads * a.queries;
+  for_each(rows, std::int64_t{a.keys} * a.head_size, [&](std::int64_t row) {
+    const std::int64_t b = row / (std::int64_t{a.heads} * a.queries);
+    const std::int64_t h = row / a.queries % a.heads, i = row % a.queries;
+    const float* q = a.q + ((b * a.queries + i) * a.heads + h) * a.head_size;
+    const std::int64_t kv_head = h / (a.heads / a.kv_heads);
+    for (std::int64_t j = 0; j < a.keys; ++j) {
+      const float* k = a.k + ((b * a.keys + j) * a.kv_heads + kv_head) * a.head_size;
+      const bool seen = j <= a.start[b] + i;
+      a.scores[row * a.keys + j] = seen ? table_.dot(q, k, a.head_size, a.scale) : -__builtin_inff();
+    }
+  });
+}
+
+void CpuBackend::softmax_max(const SoftmaxArgs& a) {
+  if (a.columns == 0) return;
+  for_each(a.rows, a.columns, [&](std::int64_t row) {
+    a.max[row] = table_.row_max(a.x + row * a.columns, a.columns);
+  });
+}
+
+void CpuBackend::softmax_exp_sum(const SoftmaxArgs& a) {
+  for_each(a.rows, a.columns * 4, [&](std::int64_t row) {
+    a.sum[row] = table_.row_exp_sum(a.x + row * a.columns, a.max[row], a.columns);
+  });
+}
+
+void CpuBackend::softmax_normalize(const SoftmaxArgs& a) {
+  for_each(a.rows, a.columns, [&](std::int64_t row) {
+    table_.row_divide(a.x + row * a.columns, a.sum[row], a.columns);
+  });
+}
+
+void CpuBackend::apply_attention(const ApplyAttentionArgs& a) {
+  const std::int64_t rows = std::int64_t{a.batch} * a.heads * a.queries;
+  const std::int64_t v_stride = std::int64_t{a.kv_heads} * a.head_size;
+  for_each(rows, std::int64_t{a.keys} * a.head_size, [&](std::int64_t row) {
+    const std::int64_t b = row / (std::int64_t{a.heads} * a.queries);
+    const std::int64_t h = row / a.queries % a.heads, i = row % a.queries;
+    const std::int64_t kv_head = h / (a.heads / a.kv_heads);
+    table_.weighted_sum(a.weights + row * a.keys,
+                        a.v + b * a.keys * v_stride + kv_head * a.head_size, v_stride, a.keys,
+                        a.head_size, a.out + ((b * a.queries + i) * a.heads + h) * a.head_size);
+  });
+}
+
+}  // namespace herd::cpu
