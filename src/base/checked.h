@@ -5,8 +5,8 @@
 
 namespace herd {
 
-/// A number of bytes (or of things) that remembers whether it ever overflowed 64 bits. An overflowed
-/// size stays overflowed through later arithmetic and is within no limit.
+/// A number of bytes (or of things) that remembers whether it ever overflowed 64 bits. An
+/// overflowed size stays overflowed through later arithmetic and is within no limit.
 class ByteSize {
  public:
   constexpr ByteSize() = default;

@@ -58,7 +58,8 @@ ReadFile::~ReadFile() {
 Status ReadFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
   const ByteSize end = ByteSize(offset) + ByteSize(out.size());
   if (!end.within(static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())))
-    return Error{Code::io, fmt::format("{}: {} bytes at {} are beyond any file", path_, out.size(), offset)};
+    return Error{Code::io,
+                 fmt::format("{}: {} bytes at {} are beyond any file", path_, out.size(), offset)};
   while (!out.empty()) {
     // One call moves less than 2 GiB on some systems.
     const std::size_t wanted = std::min<std::size_t>(out.size(), std::size_t{1} << 30);
@@ -66,9 +67,10 @@ Status ReadFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return system_error(path_, "cannot read", errno);
     if (got == 0)
-      return Error{Code::io, fmt::format("{}: the file ends at byte {}, {} more bytes were wanted; it "
-                                         "had {} bytes when opened",
-                                         path_, offset, out.size(), size_)};
+      return Error{Code::io,
+                   fmt::format("{}: the file ends at byte {}, {} more bytes were wanted; it "
+                               "had {} bytes when opened",
+                               path_, offset, out.size(), size_)};
     out = out.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }

@@ -29,6 +29,8 @@ class Parser {
   /// Reads the header: `file` gets this part's tensors added, and its metadata in place of what it
   /// held.
   Status parse(File& file);
+  /// What the metadata of the last parse was charged.
+  std::uint64_t metadata_bytes() const { return metadata_bytes_; }
   /// Sorts `file`'s tensors for look-up. Error: a name that stands twice.
   static Status index_tensors(File& file);
 
@@ -73,6 +75,7 @@ class Parser {
   std::uint32_t version_ = 0;
   std::uint64_t tensor_count_ = 0;
   std::uint64_t key_count_ = 0;
+  std::uint64_t metadata_bytes_ = 0;
   std::uint32_t alignment_ = kDefaultAlignment;
   std::vector<KeyValue> metadata_;
 };

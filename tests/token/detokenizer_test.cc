@@ -68,7 +68,11 @@ TEST(Detokenizer, InvalidBytesBecomeReplacements) {
   EXPECT_EQ(stream(t, t->encode("\xE4\xB8!", {})), "\uFFFD!");
   EXPECT_EQ(stream(t, t->encode("\xED\xA0\x80", {})), "\uFFFD\uFFFD\uFFFD");  // a surrogate
   EXPECT_EQ(stream(t, t->encode("\xC0\xAF", {})), "\uFFFD\uFFFD");            // overlong
-  EXPECT_EQ(stream(t, t->encode("\xF0\x9F\x98", {})), "\uFFFD");              // never finished
+  EXPECT_EQ(stream(t, t->encode("\xE0\x80\x80", {})), "\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(stream(t, t->encode("\xF0\x8F\xBF\xBF", {})), "\uFFFD\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(stream(t, t->encode("\xF4\x90\x80\x80", {})), "\uFFFD\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(stream(t, t->encode("\xF5!", {})), "\uFFFD!");
+  EXPECT_EQ(stream(t, t->encode("\xF0\x9F\x98", {})), "\uFFFD");  // never finished
 }
 
 TEST(Detokenizer, DropsTheSpacePrefixOnceAndOnlyAtTheStart) {

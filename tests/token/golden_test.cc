@@ -47,5 +47,13 @@ TEST(Golden, AliasesMeanTheSame) {
   }
 }
 
+// (?i:'s) takes the long s too, as Unicode case folding has it.
+TEST(Golden, LongSIsAContraction) {
+  const auto t = load("smollm2-vocab.gguf", "llama-bpe");
+  auto wanted = t->encode("'\u017F", {});
+  for (const TokenId id : t->encode("the", {})) wanted.push_back(id);
+  EXPECT_EQ(show(t->encode("'\u017Fthe", {})), show(wanted));
+}
+
 }  // namespace
 }  // namespace herd

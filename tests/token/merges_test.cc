@@ -47,16 +47,15 @@ TEST(Merges, EqualTheDefinitionOnRandomTables) {
   for (std::uint32_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
-    const std::uint32_t letters = 2 + random() % 4;
+    auto below = [&](std::uint32_t n) { return static_cast<std::uint32_t>(random() % n); };
+    const std::uint32_t letters = 2 + below(4);
     PairTable table;
     // Few ranks, so that ties are common; a symbol may be reached in several ways.
     for (std::uint32_t i = 0; i < 40; ++i)
-      table.insert(random() % (letters + i), random() % (letters + i),
-                   {static_cast<std::uint32_t>(random() % 8), letters + i});
+      table.insert(below(letters + i), below(letters + i), {below(8), letters + i});
     Ids ids(random() % 60);
     for (auto& id : ids) {
-      id = static_cast<std::uint32_t>(random() % letters);
-      if (random() % 20 == 0) id = PairTable::kNone;
+      id = below(20) == 0 ? PairTable::kNone : below(letters);
     }
     ASSERT_EQ(merge_by_heap(ids, table), merge_plainly(ids, table));
   }

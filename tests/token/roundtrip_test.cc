@@ -140,6 +140,15 @@ TEST(SentencePiece, SpacePrefixAtTheStartAndAfterSpecials) {
   EXPECT_EQ(*t->decode(std::vector<TokenId>{1, 259, 264}), " a");  // only one space is the prefix
 }
 
+TEST(SentencePiece, TokensMayCrossWords) {
+  HandVocabulary v = spm_vocabulary();
+  v.flags = {{"add_space_prefix", false}};
+  v.add("\u2581b", 1, -3);   // 265
+  v.add("a\u2581b", 1, -4);  // 266
+  const auto t = must(build(v.writer()));
+  EXPECT_EQ(show(t->encode("a b", {})), show(std::vector<TokenId>{266}));
+}
+
 TEST(SentencePiece, NeighbouringUnknownCharactersShareAToken) {
   HandVocabulary v = spm_vocabulary();
   for (std::size_t i = 3; i < 259; ++i) {

@@ -22,7 +22,7 @@ double seconds_to_encode(const Tokenizer& tokenizer, const std::string& text) {
   const auto start = std::chrono::steady_clock::now();
   const auto ids = tokenizer.encode(text, {});
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  EXPECT_EQ(*tokenizer.decode(ids, true), text);
+  EXPECT_TRUE(*tokenizer.decode(ids, true) == text);  // no dump of a megabyte
   return took.count();
 }
 
@@ -45,7 +45,7 @@ TEST(Speed, NoQuadraticTime) {
                                                 load("smollm2-vocab.gguf", "deepseek-v3"),
                                                 must(build(crossing.writer()))};
   for (const char* unit : {"a", "thequickbrown", " ", "\n ", "a b", "<|im_", "1", "\u4E2D",
-                           "\u8A9EA", "\xFF", "'", "\u0301"}) {
+                           "\u8A9EA", "\x80", "'", "\u0301"}) {
     const std::string text = repeated(unit, kMegabyte / 4);
     for (std::size_t i = 0; i < tokenizers.size(); ++i)
       EXPECT_FALSE(!(seconds_to_encode(*tokenizers[i], text) <= 4.0)) << unit << " " << i;

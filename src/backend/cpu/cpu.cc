@@ -44,6 +44,8 @@ Result<const KernelTable*> choose_table(Isa isa) {
 
 }  // namespace
 
+const KernelTable& widest_table() { return *present_tables().front(); }
+
 CpuBackend::CpuBackend(const KernelTable& table, int threads) : table_(table), pool_(threads) {}
 
 std::string CpuBackend::description() const {

@@ -109,4 +109,7 @@ const KernelTable* avx2_table();
 const KernelTable* avx512_table();
 const KernelTable* neon_table();
 
+/// The widest table this machine can run.
+const KernelTable& widest_table();
+
 }  // namespace herd::cpu

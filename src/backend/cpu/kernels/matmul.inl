@@ -15,8 +15,8 @@ INLINE void store_outputs(float* out, std::int32_t n0, std::int32_t outputs, F y
 
 /// acc[r][c] += weights of half `h` of the units of C panels times 16 inputs of R rows, in order.
 template <Type T, int R, int C>
-INLINE void fused_half(const std::byte* const* units, int h, const float* x, std::int64_t x_stride,
-                       F (&acc)[R][C]) {
+INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead, const float* x,
+                       std::int64_t x_stride, F (&acc)[R][C]) {
   constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
   Scales scales[C];
   const std::byte* planes[C];
@@ -27,7 +27,7 @@ INLINE void fused_half(const std::byte* const* units, int h, const float* x, std
   unroll<2>([&](auto p) INLINE_LAMBDA {
     Words words[C];
     unroll<C>([&](auto c) INLINE_LAMBDA {
-      prefetch(planes[c.value] + kPrefetchBytes + (2 * (h % 2) + p.value) * 64);
+      prefetch(planes[c.value] + ahead + (2 * (h % 2) + p.value) * 64);
       words[c.value] = load_words<T, p.value>(planes[c.value], h % 2);
     });
     unroll<8>([&](auto j) INLINE_LAMBDA {
@@ -47,8 +47,8 @@ INLINE void fused_half(const std::byte* const* units, int h, const float* x, std
 
 /// One chunk [k0, k0 + n) of C panels for R rows.
 template <Type T, int R, int C>
-INLINE void fused_chunk(const std::byte* const* panels, std::int32_t k0, std::int32_t n,
-                        const float* x, std::int64_t x_stride, F (&acc)[R][C]) {
+INLINE void fused_chunk(const std::byte* const* panels, std::int64_t ahead, std::int32_t k0,
+                        std::int32_t n, const float* x, std::int64_t x_stride, F (&acc)[R][C]) {
   constexpr PanelFormat format = panel_format(T);
   if constexpr (is_plain(T)) {
     for (std::int32_t k = k0; k < k0 + n; ++k) {
@@ -66,7 +66,7 @@ INLINE void fused_chunk(const std::byte* const* panels, std::int32_t k0, std::in
       const std::byte* units[C];
       const std::int64_t at = k / format.unit * format.unit_bytes();
       unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
-      fused_half<T, R, C>(units, k % format.unit / 16, x + k, x_stride, acc);
+      fused_half<T, R, C>(units, k % format.unit / 16, ahead, x + k, x_stride, acc);
     }
   }
 }
@@ -78,12 +78,15 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
   unroll<C>([&](auto c) INLINE_LAMBDA {
     panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes;
   });
+  // Ask for the next group of panels while this one is used, if that fits the second-level cache.
+  const std::int64_t group = C * a.panel_bytes;
+  const std::int64_t ahead = group <= kPrefetchGroup ? group : kPrefetchBytes;
   F total[R][C];
   for (std::int32_t k0 = 0; k0 < a.columns; k0 += kChunk) {
     const std::int32_t n = a.columns - k0 < kChunk ? a.columns - k0 : kChunk;
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
-    fused_chunk<T, R, C>(panels, k0, n, a.x, a.columns, acc);
+    fused_chunk<T, R, C>(panels, ahead, k0, n, a.x, a.columns, acc);
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
       const F sum = acc[r.value][c.value];
       total[r.value][c.value] = k0 == 0 ? sum : add(total[r.value][c.value], sum);
