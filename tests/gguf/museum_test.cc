@@ -16,7 +16,9 @@ struct Exhibit {
   const char* message;
 };
 
-Build one_key(VT type) { return Build().header(0, 1).key("k", type); }
+Build one_key(VT type) {
+  return Build().header(0, 1).key("k", type);
+}
 Build one_tensor(std::vector<std::uint64_t> shape, std::uint32_t type, std::uint64_t offset,
                  std::size_t data = 128) {
   return Build().header(1, 0).tensor("w", std::move(shape), type, offset).data(data);
@@ -62,7 +64,8 @@ std::vector<Exhibit> keys() {
        "key \"a\\x0a\\\"\": value type 13 is unknown; wanted 0 to 12"},
       {"twice", Build().header(0, 2).key("k", VT::u8).u8(1).key("k", VT::u8).u8(2).zeros(9),
        Code::corrupt, "key \"k\" stands twice in the metadata"},
-      {"bool 2", one_key(VT::boolean).u8(2), Code::corrupt, "key \"k\": a bool is 2; wanted 0 or 1"},
+      {"bool 2", one_key(VT::boolean).u8(2), Code::corrupt,
+       "key \"k\": a bool is 2; wanted 0 or 1"},
       {"short scalar", one_key(VT::u64).u32(2), Code::corrupt,
        "key \"k\": the file ends inside its uint64 value (at byte 37 of 41)"},
       {"long string", one_key(VT::string).u64(5).zeros(4), Code::corrupt,
@@ -83,7 +86,8 @@ std::vector<Exhibit> arrays() {
       {"element type", one_key(VT::array).u32(99).u64(0), Code::corrupt,
        "key \"k\": array element type 99 is unknown; wanted 0 to 12"},
       {"huge u64s", one_key(VT::array).array(VT::u64, 1ull << 61).zeros(8), Code::corrupt,
-       "key \"k\": 2305843009213693952 array elements of type uint64 need at least 8 bytes each, the "
+       "key \"k\": 2305843009213693952 array elements of type uint64 need at least 8 bytes each, "
+       "the "
        "file has 8 left"},
       {"huge strings", one_key(VT::array).array(VT::string, kHuge), Code::corrupt,
        "key \"k\": 18446744073709551615 array elements of type string need at least 8 bytes each, "
@@ -105,7 +109,8 @@ std::vector<Exhibit> arrays() {
 
 std::vector<Exhibit> tensors() {
   return {
-      {"n_dims 0", one_tensor({}, 0, 0), Code::corrupt, "tensor \"w\": 0 dimensions; wanted 1 to 4"},
+      {"n_dims 0", one_tensor({}, 0, 0), Code::corrupt,
+       "tensor \"w\": 0 dimensions; wanted 1 to 4"},
       {"n_dims 5", one_tensor({1, 1, 1, 1, 1}, 0, 0), Code::corrupt,
        "tensor \"w\": 5 dimensions; wanted 1 to 4"},
       {"dim 0", one_tensor({4, 0}, 0, 0), Code::corrupt,
@@ -128,12 +133,14 @@ std::vector<Exhibit> tensors() {
        "tensor \"w\": 64 bytes at offset 96 of the data (which starts at byte 64) reach beyond the "
        "file's 192 bytes"},
       {"offset wraps", one_tensor({16}, 0, kHuge - 31), Code::corrupt,
-       "tensor \"w\": 64 bytes at offset 18446744073709551584 of the data (which starts at byte 64) "
+       "tensor \"w\": 64 bytes at offset 18446744073709551584 of the data (which starts at byte "
+       "64) "
        "reach beyond the file's 192 bytes"},
       {"overlap", two_tensors("b", 32), Code::corrupt,
        "tensors \"a\" and \"b\" overlap: the first ends at byte 160, the second starts at 128"},
-      {"same place", two_tensors("b", 0), Code::corrupt, "overlap: the first ends at byte 160, the "
-                                                         "second starts at 96"},
+      {"same place", two_tensors("b", 0), Code::corrupt,
+       "overlap: the first ends at byte 160, the "
+       "second starts at 96"},
       {"name twice", two_tensors("a", 64), Code::corrupt, "tensor \"a\" stands twice"},
       {"no name", Build().header(1, 0).text("").zeros(40), Code::corrupt,
        "tensor entry 0: its name is empty"},
@@ -155,10 +162,18 @@ void expect_errors(const std::vector<Exhibit>& exhibits) {
   }
 }
 
-TEST(GgufMuseum, Beginnings) { expect_errors(beginnings()); }
-TEST(GgufMuseum, Keys) { expect_errors(keys()); }
-TEST(GgufMuseum, Arrays) { expect_errors(arrays()); }
-TEST(GgufMuseum, Tensors) { expect_errors(tensors()); }
+TEST(GgufMuseum, Beginnings) {
+  expect_errors(beginnings());
+}
+TEST(GgufMuseum, Keys) {
+  expect_errors(keys());
+}
+TEST(GgufMuseum, Arrays) {
+  expect_errors(arrays());
+}
+TEST(GgufMuseum, Tensors) {
+  expect_errors(tensors());
+}
 
 TEST(GgufMuseum, TheirSoundTwinsAreAccepted) {
   EXPECT_TRUE(parse(Build().header(0, 0).bytes).ok());
@@ -167,7 +182,8 @@ TEST(GgufMuseum, TheirSoundTwinsAreAccepted) {
   EXPECT_TRUE(parse(one_tensor({1, 1, 1, 1}, 0, 0).bytes).ok());
   EXPECT_TRUE(parse(two_tensors("b", 64).bytes).ok());
   EXPECT_TRUE(parse(alignment(VT::u32, 65536).bytes).ok());
-  EXPECT_TRUE(parse(Build().header(1, 0).tensor(std::string(127, 'n'), {4}, 0, 0).data(16).bytes).ok());
+  EXPECT_TRUE(
+      parse(Build().header(1, 0).tensor(std::string(127, 'n'), {4}, 0, 0).data(16).bytes).ok());
 }
 
 }  // namespace

@@ -49,10 +49,11 @@ TEST(Golden, AliasesMeanTheSame) {
 
 // (?i:'s) takes the long s too, as Unicode case folding has it.
 TEST(Golden, LongSIsAContraction) {
-  const auto t = load("smollm2-vocab.gguf", "llama-bpe");
-  auto wanted = t->encode("'\u017F", {});
-  for (const TokenId id : t->encode("the", {})) wanted.push_back(id);
-  EXPECT_EQ(show(t->encode("'\u017Fthe", {})), show(wanted));
+  HandVocabulary v = byte_vocabulary();
+  v.pre = "llama-bpe";
+  v.add("'\u00C5\u00BFx");  // the bytes of 'ſx as one token: taken only if that is one word
+  const auto ids = must(build(v.writer()))->encode("'\u017Fx", {});
+  EXPECT_EQ(show(ids), show(std::vector<TokenId>{0x27, 0xC5, 0xBF, 'x'}));
 }
 
 }  // namespace
