@@ -13,7 +13,10 @@ void low_high_nibbles(const std::uint8_t* qs, int (&codes)[32]) {
     codes[i + 16] = qs[i] >> 4;
   }
 }
-int fifth_bit(const std::uint8_t* qh, int i) { return ((qh[i / 8] >> (i % 8)) & 1) << 4; }
+/// Adds bit i of the 32 in qh to code i, as its fifth.
+void add_fifth_bits(const std::uint8_t (&qh)[4], int (&codes)[32]) {
+  for (int i = 0; i < 32; ++i) codes[i] |= ((qh[i / 8] >> (i % 8)) & 1) << 4;
+}
 
 void values(const BlockQ4_0& b, float* out) {
   const float d = half_to_float(b.d);
@@ -31,13 +34,15 @@ void values(const BlockQ5_0& b, float* out) {
   const float d = half_to_float(b.d);
   int codes[32];
   low_high_nibbles(b.qs, codes);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>((codes[i] | fifth_bit(b.qh, i)) - 16);
+  add_fifth_bits(b.qh, codes);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(codes[i] - 16);
 }
 void values(const BlockQ5_1& b, float* out) {
   const float d = half_to_float(b.d), m = half_to_float(b.m);
   int codes[32];
   low_high_nibbles(b.qs, codes);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(codes[i] | fifth_bit(b.qh, i)) + m;
+  add_fifth_bits(b.qh, codes);
+  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(codes[i]) + m;
 }
 void values(const BlockQ8_0& b, float* out) {
   const float d = half_to_float(b.d);
@@ -50,16 +55,24 @@ void values(const BlockIQ4_NL& b, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(kIq4Values[codes[i]]);
 }
 
-/// 2-bit code k of Q2_K and Q3_K: four bit planes of 32 values in each half of the block.
-int pair_code(const std::uint8_t* qs, int k) {
-  return (qs[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2)) & 3;
+/// The bits of `mask` at `shift` in each of `Count` bytes.
+template <int Count>
+void bit_field(const std::uint8_t* bytes, int shift, int mask, int (&codes)[Count]) {
+  for (int i = 0; i < Count; ++i) codes[i] = (bytes[i] >> shift) & mask;
+}
+/// The 2-bit codes of sub-block j of Q2_K and Q3_K: each half of the block keeps four bit planes of
+/// 32 values, two sub-blocks to a plane.
+void pair_codes(const std::uint8_t* qs, int j, int (&codes)[16]) {
+  bit_field(qs + j / 8 * 32 + j % 2 * 16, j % 8 / 2 * 2, 3, codes);
 }
 void values(const BlockQ2_K& b, float* out) {
   const float d = half_to_float(b.d), dmin = half_to_float(b.dmin);
-  for (int k = 0; k < 256; ++k) {
-    const int scale = b.scales[k / 16];
-    out[k] = d * static_cast<float>(scale & 15) * static_cast<float>(pair_code(b.qs, k)) -
-             dmin * static_cast<float>(scale >> 4);
+  for (int j = 0; j < 16; ++j) {
+    const float scale = d * static_cast<float>(b.scales[j] & 15);
+    const float min = dmin * static_cast<float>(b.scales[j] >> 4);
+    int codes[16];
+    pair_codes(b.qs, j, codes);
+    for (int i = 0; i < 16; ++i) out[16 * j + i] = scale * static_cast<float>(codes[i]) - min;
   }
 }
 /// Scale i of Q3_K: 6 bits, biased by 32; low nibbles first, then pairs of high bits.
@@ -69,10 +82,13 @@ int q3_scale(const std::uint8_t* s, int i) {
 }
 void values(const BlockQ3_K& b, float* out) {
   const float d = half_to_float(b.d);
-  for (int k = 0; k < 256; ++k) {
-    const int high = (b.hmask[k % 32] >> (k / 32)) & 1;
-    out[k] = d * static_cast<float>(q3_scale(b.scales, k / 16)) *
-             static_cast<float>(pair_code(b.qs, k) - (high != 0 ? 0 : 4));
+  for (int j = 0; j < 16; ++j) {
+    const float scale = d * static_cast<float>(q3_scale(b.scales, j));
+    int low[16], high[16];
+    pair_codes(b.qs, j, low);
+    bit_field(b.hmask + j % 2 * 16, j / 2, 1, high);
+    for (int i = 0; i < 16; ++i)  // a set bit means that nothing is taken off
+      out[16 * j + i] = scale * static_cast<float>(low[i] + 4 * high[i] - 4);
   }
 }
 struct ScaleMin {
@@ -84,17 +100,14 @@ ScaleMin k4_scale(const std::uint8_t* s, int j) {
   return {static_cast<float>((s[j + 4] & 15) | (s[j - 4] >> 6) << 4),
           static_cast<float>((s[j + 4] >> 4) | (s[j] >> 6) << 4)};
 }
-/// Low nibbles of 32 bytes, then their high nibbles.
-int nibble_code(const std::uint8_t* qs, int k) {
-  return (qs[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4)) & 15;
-}
 void values(const BlockQ4_K& b, float* out) {
   const float d = half_to_float(b.d), dmin = half_to_float(b.dmin);
   for (int j = 0; j < 8; ++j) {
     const ScaleMin s = k4_scale(b.scales, j);
     const float scale = d * s.scale, min = dmin * s.min;
-    for (int k = 32 * j; k < 32 * j + 32; ++k)
-      out[k] = scale * static_cast<float>(nibble_code(b.qs, k)) - min;
+    int codes[32];
+    bit_field(b.qs + j / 2 * 32, j % 2 * 4, 15, codes);
+    for (int i = 0; i < 32; ++i) out[32 * j + i] = scale * static_cast<float>(codes[i]) - min;
   }
 }
 void values(const BlockQ5_K& b, float* out) {
@@ -102,19 +115,23 @@ void values(const BlockQ5_K& b, float* out) {
   for (int j = 0; j < 8; ++j) {
     const ScaleMin s = k4_scale(b.scales, j);
     const float scale = d * s.scale, min = dmin * s.min;
-    for (int k = 32 * j; k < 32 * j + 32; ++k) {
-      const int code = nibble_code(b.qs, k) | ((b.qh[k % 32] >> j) & 1) << 4;
-      out[k] = scale * static_cast<float>(code) - min;
-    }
+    int low[32], high[32];
+    bit_field(b.qs + j / 2 * 32, j % 2 * 4, 15, low);
+    bit_field(b.qh, j, 1, high);
+    for (int i = 0; i < 32; ++i)
+      out[32 * j + i] = scale * static_cast<float>(low[i] + 16 * high[i]) - min;
   }
 }
 void values(const BlockQ6_K& b, float* out) {
   const float d = half_to_float(b.d);
-  for (int k = 0; k < 256; ++k) {
-    const int half = k / 128, quarter = k % 128 / 32, l = k % 32;
-    const int low = b.ql[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
-    const int high = b.qh[half * 32 + l] >> (quarter * 2) & 3;
-    out[k] = d * static_cast<float>(b.scales[k / 16]) * static_cast<float>((low | high << 4) - 32);
+  for (int j = 0; j < 16; ++j) {
+    const int half = j / 8, quarter = j % 8 / 2, l = j % 2 * 16;
+    const float scale = d * static_cast<float>(b.scales[j]);
+    int low[16], high[16];
+    bit_field(b.ql + half * 64 + quarter % 2 * 32 + l, quarter / 2 * 4, 15, low);
+    bit_field(b.qh + half * 32 + l, quarter * 2, 3, high);
+    for (int i = 0; i < 16; ++i)
+      out[16 * j + i] = scale * static_cast<float>(low[i] + 16 * high[i] - 32);
   }
 }
 void values(const BlockIQ4_XS& b, float* out) {
@@ -131,7 +148,8 @@ void values(const BlockIQ4_XS& b, float* out) {
 
 template <class Block>
 void blocks(std::span<const std::byte> bytes, std::span<float> out, int per_block) {
-  for (std::size_t at = 0, i = 0; at < bytes.size(); at += sizeof(Block), i += static_cast<std::size_t>(per_block)) {
+  for (std::size_t at = 0, i = 0; at < bytes.size();
+       at += sizeof(Block), i += static_cast<std::size_t>(per_block)) {
     Block block;
     std::memcpy(&block, bytes.data() + at, sizeof(Block));
     values(block, out.data() + i);

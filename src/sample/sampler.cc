@@ -150,7 +150,8 @@ Sampler::Sampler(std::int32_t vocab_size)
       counts_(static_cast<std::size_t>(vocab_size), 0) {}
 
 Result<Sample> Sampler::sample(std::span<const float> logits, const SamplingParams& params,
-                               const SampleHistory& history, std::int64_t position) {
+                               const SampleHistory& history, std::int64_t position,
+                               bool with_logprob) {
   const Scan raw = scan(logits);
   if (raw.bad || raw.largest == -kInfinity) return bad_logits(logits);
   TokenId id = 0;
@@ -162,6 +163,7 @@ Result<Sample> Sampler::sample(std::span<const float> logits, const SamplingPara
              ? first_equal(scores_, scan(scores_).largest)
              : draw(params, counter_uniform(params.seed, static_cast<std::uint64_t>(position)));
   }
+  if (!with_logprob) return Sample{id, 0.0f};
   const double normaliser = log_sum_exp_from(logits, raw.largest);
   const double logit = logits[static_cast<std::size_t>(id)];
   return Sample{id, static_cast<float>(logit - normaliser)};

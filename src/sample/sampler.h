@@ -36,10 +36,12 @@ class Sampler {
   /// top_k, top_p, min_p, then the draw with counter_uniform(seed, position).
   /// Sums and the draw's inverse CDF run over the kept ids in ascending order, in double. A bias or
   /// penalty that would overflow f32 stops at the largest finite value.
+  /// Without `with_logprob` its pass over the vocabulary is saved and Sample::logprob is 0.
   /// Error: internal when a logit is not finite (-infinity is allowed if at least one is finite).
   /// REQUIRES: logits.size() == vocab_size, params validated.
   Result<Sample> sample(std::span<const float> logits, const SamplingParams& params,
-                        const SampleHistory& history, std::int64_t position);
+                        const SampleHistory& history, std::int64_t position,
+                        bool with_logprob = true);
 
   /// log softmax(logits)[id] and the `top_n` likeliest tokens. Allocates the answer.
   TokenLogprob logprob(std::span<const float> logits, TokenId id, int top_n);

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Object files of src/backend/cpu/isa may define weak symbols in their own namespace only.
+"""Object files of src/backend/cpu/isa may define weak functions in their own namespace only.
 
-A weak symbol (an inline function or a template that was not inlined) exists in many objects and the
-linker keeps any one of them. If isa/avx512.cc emitted a common one, the whole program could get its
-AVX-512 code and stop on a machine without AVX-512.
+A weak function (inline or a template, but not inlined) exists in many objects and the linker keeps
+any one of them. If isa/avx512.cc emitted a common one, the whole program could get its AVX-512 code
+and stop on a machine without AVX-512. Weak data is harmless.
 
 usage: check_isa_symbols.py [--nm NM] OBJECT...     objects whose path has no /isa/ are skipped
 """
@@ -13,15 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-WEAK = "WVu"
+WEAK_CODE = "W"  # V and u are data
 
 
 def foreign_weak_symbols(nm_output, namespace):
-    """Weak or unique symbols defined there whose demangled name does not hold `namespace`."""
+    """Weak functions defined there whose demangled name does not hold `namespace`."""
     foreign = []
     for line in nm_output.splitlines():
         match = re.match(r"^[0-9a-fA-F]*\s+(\S)\s+(.*)$", line)
-        if match and match.group(1) in WEAK and f"{namespace}::" not in match.group(2):
+        if match and match.group(1) in WEAK_CODE and f"{namespace}::" not in match.group(2):
             foreign.append(match.group(2))
     return foreign
 
@@ -45,9 +45,9 @@ def main(arguments):
             print(f"{path}: defines nothing in {namespace_of(path)}: is this the right file?")
             broken += 1
         for symbol in foreign_weak_symbols(listed.stdout, namespace_of(path)):
-            print(f"{path}: weak symbol outside {namespace_of(path)}: {symbol}")
+            print(f"{path}: weak function outside {namespace_of(path)}: {symbol}")
             broken += 1
-    print(f"{len(objects)} isa objects, {broken} foreign weak symbols")
+    print(f"{len(objects)} isa objects, {broken} foreign weak functions")
     return 1 if broken else 0
 
 

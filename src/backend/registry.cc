@@ -1,0 +1,16 @@
+#include "backend/backend.h"
+
+namespace herd {
+
+Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
+  switch (options.device) {
+    case DeviceType::cpu: return make_cpu_backend(options);
+    case DeviceType::reference: return make_reference_backend(options);
+    case DeviceType::cuda: return make_cuda_backend(options);
+    case DeviceType::metal:
+    case DeviceType::metal_emulated: return make_metal_backend(options);
+  }
+  return Error{Code::invalid_argument, "device: unknown"};
+}
+
+}  // namespace herd
