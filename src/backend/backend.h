@@ -46,9 +46,13 @@ struct KvLayout {
 
   /// Values are kept in rows of whole 16-lane vectors.
   std::int32_t value_stride() const { return (head_size + 15) / 16 * 16; }
+  /// One position's key and value of one head; KvType says how they are kept.
+  std::int64_t key_bytes() const {
+    return type == KvType::f16 ? std::int64_t{2} * head_size + 4 : std::int64_t{4} * head_size;
+  }
+  std::int64_t value_bytes() const { return std::int64_t{type == KvType::f16 ? 2 : 4} * value_stride(); }
   std::int64_t bytes_per_token() const {
-    return std::int64_t{1} * layers * kv_heads * (head_size + value_stride()) *
-           (type == KvType::f16 ? 2 : 4);
+    return std::int64_t{1} * layers * kv_heads * (key_bytes() + value_bytes());
   }
   std::int64_t bytes() const { return bytes_per_token() * page_size * pages; }
 };

@@ -43,6 +43,23 @@ inline float tree16(float (&s)[16]) {
   return s[0];
 }
 
+/// Keys are kept as 16-bit integers times one scale per head: largest magnitude / 32767. NaN if any
+/// value is not finite, so that it cannot pass unseen.
+inline float int16_scale(const float* x, int n) {
+  float largest = 0.0f, poison = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+    poison += x[i] - x[i];  // 0, or NaN
+  }
+  return largest / 32767.0f + poison;
+}
+/// x / scale to the nearest integer, ties to even, within +-32767; 0 for a scale of 0 or NaN.
+inline int to_int16_code(float x, float scale) {
+  if (!(scale > 0.0f)) return 0;
+  const float rounded = (x / scale + ExpConstants::kMagic) - ExpConstants::kMagic;
+  return static_cast<int>(rounded > 32767.0f ? 32767.0f : rounded < -32767.0f ? -32767.0f : rounded);
+}
+
 inline float silu_f32(float g) { return g / (1.0f + exp_f32(-g)); }
 
 }  // namespace herd

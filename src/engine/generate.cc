@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "engine/impl.h"
@@ -17,9 +18,9 @@ constexpr std::int32_t kMostTokens = 1 << 24;
 struct Running {
   std::size_t request = 0;
   std::int32_t place = 0;
-  std::int32_t pages = 0;        // set aside for it: a running request never lacks one
-  std::int32_t most = 0;         // answer tokens it may have
-  std::size_t fed = 0;           // prompt tokens fed
+  std::int32_t pages = 0;  // set aside for it: a running request never lacks one
+  std::int32_t most = 0;   // answer tokens it may have
+  std::size_t fed = 0;     // prompt tokens fed
   std::optional<Detokenizer> detokenizer;
   StopMatcher stops;
   // Where this step's logits are for it.
@@ -30,8 +31,12 @@ class Generation {
  public:
   Generation(LlamaModel::Impl& impl, std::span<const GenerateRequest> requests,
              const GenerateOptions& options)
-      : impl_(impl), requests_(requests), options_(options), results_(requests.size()),
-        sampler_(impl.vocab()), taken_(static_cast<std::size_t>(impl.active), false) {
+      : impl_(impl),
+        requests_(requests),
+        options_(options),
+        results_(requests.size()),
+        sampler_(impl.vocab()),
+        taken_(static_cast<std::size_t>(impl.active), false) {
     running_.reserve(static_cast<std::size_t>(impl.active));
   }
 
@@ -81,23 +86,35 @@ class Generation {
     if (Status status = validate(r.sampling, impl_.vocab()); !status.ok()) return status;
     if (Status status = validate_stops(r.stop); !status.ok()) return status;
     if (r.max_tokens < 0 || r.max_tokens > kMostTokens)
-      return {Code::out_of_range, fmt::format("max_tokens {}: must be 0 to {}", r.max_tokens, kMostTokens)};
+      return {Code::out_of_range,
+              fmt::format("max_tokens {}: must be 0 to {}", r.max_tokens, kMostTokens)};
     if (r.logprobs < -1 || r.logprobs > impl_.vocab())
-      return {Code::out_of_range, fmt::format("logprobs {}: must be -1 to {}", r.logprobs, impl_.vocab())};
+      return {Code::out_of_range,
+              fmt::format("logprobs {}: must be -1 to {}", r.logprobs, impl_.vocab())};
+    if (Status status = check_stop_ids(r.stop_ids); !status.ok()) return status;
+    if (impl_.tokenizer == nullptr && !r.stop.empty()) return impl_.tokenizer_error;
     std::vector<TokenId> ids = r.ids;
     if (ids.empty()) {
       if (impl_.tokenizer == nullptr) return impl_.tokenizer_error;
-      ids = impl_.tokenizer->encode(r.prompt, {.add_bos = impl_.tokenizer->adds_bos(), .parse_special = true});
+      ids = impl_.tokenizer->encode(
+          r.prompt, {.add_bos = impl_.tokenizer->adds_bos(), .parse_special = true});
     }
     if (ids.empty()) return {Code::invalid_argument, "the prompt has no tokens"};
     if (Status status = impl_.check_ids(i, ids); !status.ok()) return status;
     if (std::ssize(ids) > impl_.context())
-      return {Code::out_of_range, fmt::format("the prompt has {} tokens, the context holds {}", ids.size(),
-                                              impl_.context())};
+      return {Code::out_of_range, fmt::format("the prompt has {} tokens, the context holds {}",
+                                              ids.size(), impl_.context())};
     results_[i].prompt_ids = std::move(ids);
     return {};
   }
 
+  Status check_stop_ids(std::span<const TokenId> ids) const {
+    for (const TokenId id : ids)
+      if (id < 0 || id >= impl_.vocab())
+        return {Code::out_of_range,
+                fmt::format("stop id {}: the vocabulary has 0 to {}", id, impl_.vocab() - 1)};
+    return {};
+  }
   std::int32_t most_tokens(std::size_t i) const {
     const auto prompt = static_cast<std::int32_t>(results_[i].prompt_ids.size());
     return std::min(requests_[i].max_tokens, impl_.context() - prompt + 1);  // the last is not fed
@@ -131,7 +148,8 @@ class Generation {
     for (Running& r : running_) r.n_logits = 0;
     for (Running& r : running_)  // answers first: a running stream waits for no prompt
       if (prompt_left(r) == 0)
-        if (Status status = feed(r, std::span(&results_[r.request].ids.back(), 1)); !status.ok()) return status;
+        if (Status status = feed(r, std::span(&results_[r.request].ids.back(), 1)); !status.ok())
+          return status;
     for (Running& r : running_)
       if (prompt_left(r) > 0)
         if (Status status = feed_prompt(r); !status.ok()) return status;
@@ -149,8 +167,8 @@ class Generation {
 
   Status feed_prompt(Running& r) {
     const bool all = requests_[r.request].prompt_logprobs;
-    const auto room = static_cast<std::size_t>(all ? std::min(impl_.rows_left(), impl_.logits_left())
-                                                   : impl_.rows_left());
+    const auto room = static_cast<std::size_t>(
+        all ? std::min(impl_.rows_left(), impl_.logits_left()) : impl_.rows_left());
     std::size_t n = std::min(prompt_left(r), room);
     if (n == prompt_left(r) && impl_.logits_left() == 0) n = 0;  // its last row needs a logits row
     if (n == 0) return {};
@@ -162,8 +180,10 @@ class Generation {
   Status feed(Running& r, std::span<const TokenId> ids) {
     const bool all = requests_[r.request].prompt_logprobs && results_[r.request].ids.empty();
     r.first_logit = static_cast<std::int32_t>(impl_.batch.logit_rows.size());
-    Status status = impl_.add(r.place, ids, all ? WantLogits::all
-                                            : prompt_left(r) == 0 ? WantLogits::last : WantLogits::none);
+    Status status = impl_.add(r.place, ids,
+                              all                   ? WantLogits::all
+                              : prompt_left(r) == 0 ? WantLogits::last
+                                                    : WantLogits::none);
     r.n_logits = static_cast<std::int32_t>(impl_.batch.logit_rows.size()) - r.first_logit;
     return status;
   }
@@ -179,14 +199,20 @@ class Generation {
         note_prompt_logprob(r, first + static_cast<std::size_t>(i) + 1, row(i));
     }
     if (prompt_left(r) > 0) return;
+    if (results_[r.request].finish_reason != FinishReason::none) return;
     if (r.most == 0) return finish(r, FinishReason::length, -1, "");
     choose(r, row(r.n_logits - 1));
   }
 
   void note_prompt_logprob(Running& r, std::size_t at, std::span<const float> logits) {
     GenerateResult& result = results_[r.request];
-    if (at < result.prompt_ids.size())
-      result.prompt_logprobs.push_back(sampler_.logprob(logits, result.prompt_ids[at], 0).logprob);
+    if (at >= result.prompt_ids.size() || result.finish_reason != FinishReason::none) return;
+    const float logprob = sampler_.logprob(logits, result.prompt_ids[at], 0).logprob;
+    result.prompt_logprobs.push_back(logprob);
+    if (std::isnan(logprob)) {
+      result.error = fmt::format("the logits after prompt token {} are not finite", at - 1);
+      finish(r, FinishReason::error, -1, "");
+    }
   }
 
   // ---- one token ----
@@ -195,25 +221,36 @@ class Generation {
     const GenerateRequest& request = requests_[r.request];
     GenerateResult& result = results_[r.request];
     const auto position = std::ssize(result.prompt_ids) + std::ssize(result.ids);
-    const auto sample = sampler_.sample(logits, request.sampling, {result.prompt_ids, result.ids}, position, false);
+    const auto sample =
+        sampler_.sample(logits, request.sampling, {result.prompt_ids, result.ids}, position, false);
     if (!sample.ok()) {
       result.error = sample.error().message;
       return finish(r, FinishReason::error, -1, "");
     }
     const TokenId id = sample->id;
     result.ids.push_back(id);
-    if (request.logprobs >= 0) result.logprobs.push_back(sampler_.logprob(logits, id, request.logprobs));
-    const std::string text = r.detokenizer ? r.stops.push(r.detokenizer->push(id)) : std::string();
+    if (request.logprobs >= 0)
+      result.logprobs.push_back(sampler_.logprob(logits, id, request.logprobs));
+    const std::string text = has_text(id) ? r.stops.push(r.detokenizer->push(id)) : std::string();
     result.text += text;
     const FinishReason reason = ends(r, id);
-    if (reason != FinishReason::none) finish(r, reason, id, text);
-    else emit(r.request, id, text, FinishReason::none);
+    if (reason != FinishReason::none)
+      finish(r, reason, id, text);
+    else
+      emit(r.request, id, text, FinishReason::none);
+  }
+
+  /// A model may have more ids than its vocabulary has tokens (padding): those have no text.
+  bool has_text(TokenId id) const {
+    return impl_.tokenizer != nullptr && id < impl_.tokenizer->vocab_size();
   }
 
   FinishReason ends(const Running& r, TokenId id) const {
     const GenerateRequest& request = requests_[r.request];
-    const bool stop_id = std::find(request.stop_ids.begin(), request.stop_ids.end(), id) != request.stop_ids.end();
-    const bool model_end = !request.ignore_end && impl_.tokenizer != nullptr && impl_.tokenizer->ends_text(id);
+    const bool stop_id =
+        std::find(request.stop_ids.begin(), request.stop_ids.end(), id) != request.stop_ids.end();
+    const bool model_end =
+        !request.ignore_end && impl_.tokenizer != nullptr && impl_.tokenizer->ends_text(id);
     if (r.stops.matched() || stop_id || model_end) return FinishReason::stop;
     if (std::ssize(results_[r.request].ids) >= r.most) return FinishReason::length;
     return FinishReason::none;
@@ -267,16 +304,18 @@ class Generation {
   std::vector<GenerateResult> results_;
   Sampler sampler_;
   std::vector<Running> running_;
-  std::vector<bool> taken_;     // places
-  std::size_t next_ = 0;        // the first request not yet admitted
-  std::int32_t reserved_ = 0;   // pages set aside for running requests
+  std::vector<bool> taken_;    // places
+  std::size_t next_ = 0;       // the first request not yet admitted
+  std::int32_t reserved_ = 0;  // pages set aside for running requests
 };
 
 }  // namespace
 
-Result<std::vector<GenerateResult>> generate(LlamaModel& model, std::span<const GenerateRequest> requests,
+Result<std::vector<GenerateResult>> generate(LlamaModel& model,
+                                             std::span<const GenerateRequest> requests,
                                              const GenerateOptions& options) {
-  if (requests.empty()) return Error{Code::invalid_argument, "no prompts given: at least 1 is needed"};
+  if (requests.empty())
+    return Error{Code::invalid_argument, "no prompts given: at least 1 is needed"};
   return Generation(model.impl(), requests, options).run();
 }
 

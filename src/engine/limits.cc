@@ -37,7 +37,8 @@ Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig
   limits.page_size = kPageSize;
   limits.max_rows = std::max(options.max_rows, options.batch_size);
   limits.max_logits = std::max(options.batch_size, std::min(kLeastLogits, limits.max_rows));
-  const KvLayout layout{config.layers, config.kv_heads, config.head_size, kPageSize, 1, options.kv_type};
+  const KvLayout layout{config.layers,  config.kv_heads, config.head_size, kPageSize, 1,
+                        options.kv_type};
   std::int64_t tokens = options.kv_tokens;
   if (tokens == 0) {
     tokens = std::int64_t{options.batch_size} * limits.context;
@@ -47,20 +48,23 @@ Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig
   // Every sequence may leave its last page part empty.
   const std::int64_t pages = (tokens + kPageSize - 1) / kPageSize + options.batch_size;
   if (pages * kPageSize > (std::int64_t{1} << 31) - 1)
-    return Error{Code::out_of_range, fmt::format("kv_tokens {}: at most {}", tokens, (std::int64_t{1} << 30))};
+    return Error{Code::out_of_range,
+                 fmt::format("kv_tokens {}: at most {}", tokens, (std::int64_t{1} << 30))};
   limits.kv_pages = static_cast<std::int32_t>(pages);
   return limits;
 }
 
-Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend, const ModelLimits& limits,
-                               const ModelOptions& options) {
+Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend,
+                               const ModelLimits& limits, const ModelOptions& options) {
   const auto plan = Model::plan(file, backend, limits);
   if (!plan.ok()) return plan.error();
   MemoryNeed need;
   need.weights = plan->weights;
   need.kv = plan->kv;
   need.kv_per_token = plan->kv_per_token;
-  need.activations = plan->activations;
+  // The host's copy of the logits counts as well.
+  need.activations =
+      plan->activations + std::int64_t{limits.max_logits} * plan->vocab * std::int64_t{4};
   need.scratch = plan->scratch;
   // Program, thread stacks and the loading slab, and a vocabulary's strings and tables.
   std::int64_t metadata = 0;
@@ -77,11 +81,17 @@ Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend, c
 
 Status check_fits(const MemoryNeed& need) {
   if (need.available <= 0 || need.total <= need.available) return {};
+  const std::int64_t left = need.available - (need.total - need.kv);
+  const std::string remedy =
+      left >= need.kv_per_token
+          ? fmt::format("lower kv_tokens (room is left for {}), batch_size or context",
+                        left / need.kv_per_token)
+          : "lower max_rows, or take a model with fewer or smaller weights";
   return {Code::resource_exhausted,
           fmt::format("memory: {} bytes needed (weights {}, KV {} for {} tokens, activations {}, "
-                      "scratch {}), {} available; a smaller context or batch size lowers KV",
+                      "scratch {}, runtime {}), {} available; {}",
                       need.total, need.weights, need.kv, need.kv_tokens, need.activations,
-                      need.scratch, need.available)};
+                      need.scratch, need.runtime, need.available, remedy)};
 }
 
 }  // namespace herd

@@ -10,8 +10,8 @@ namespace herd {
 Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig& config);
 
 /// Memory by term, without loading; errors as Model::plan.
-Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend, const ModelLimits& limits,
-                               const ModelOptions& options);
+Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend,
+                               const ModelLimits& limits, const ModelOptions& options);
 
 /// Error: resource_exhausted when the need is above what is available, naming the terms.
 Status check_fits(const MemoryNeed& need);

@@ -1,3 +1,4 @@
+// LlamaModel: loading, the batch calls, and the step they and generate() share.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,7 +15,8 @@ Status LlamaModel::Impl::add(std::int32_t place, std::span<const TokenId> ids, W
   const std::int32_t start = table.length(), n = static_cast<std::int32_t>(ids.size());
   if (Status status = table.extend(pool, n); !status.ok()) return status;
   const std::int32_t first_row = batch.n_rows();
-  batch.sequences.push_back({first_row, n, start + n, static_cast<std::int32_t>(batch.block_table.size())});
+  batch.sequences.push_back(
+      {first_row, n, start + n, static_cast<std::int32_t>(batch.block_table.size())});
   batch.block_table.insert(batch.block_table.end(), table.pages().begin(), table.pages().end());
   for (std::int32_t i = 0; i < n; ++i) {
     batch.ids.push_back(ids[static_cast<std::size_t>(i)]);
@@ -31,7 +33,8 @@ Result<std::span<const float>> LlamaModel::Impl::run_step() {
   const std::size_t n = batch.logit_rows.size() * static_cast<std::size_t>(vocab());
   ++steps;
   rows += static_cast<std::uint64_t>(batch.n_rows());
-  if (Status status = model->backend().download(logits.data(), device_logits, static_cast<std::int64_t>(n) * 4);
+  if (Status status =
+          model->backend().download(logits.data(), device_logits, static_cast<std::int64_t>(n) * 4);
       !status.ok())
     return status.error();
   return std::span<const float>(logits.data(), n);
@@ -40,8 +43,9 @@ Result<std::span<const float>> LlamaModel::Impl::run_step() {
 Status LlamaModel::Impl::check_ids(std::size_t sequence, std::span<const TokenId> ids) const {
   for (std::size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= vocab())
-      return {Code::invalid_argument, fmt::format("sequence {}: token {} is id {}, the vocabulary has 0 to {}",
-                                                  sequence, i, ids[i], vocab() - 1)};
+      return {Code::invalid_argument,
+              fmt::format("sequence {}: token {} is id {}, the vocabulary has 0 to {}", sequence, i,
+                          ids[i], vocab() - 1)};
   return {};
 }
 
@@ -60,12 +64,15 @@ struct Opened {
   std::unique_ptr<Backend> backend;
 };
 
+Error named(const std::string& path, const Error& error) {
+  return {error.code, path + ": " + error.message};
+}
+
 Result<Opened> open_model(const std::string& path, const ModelOptions& options) {
   auto file = gguf::open(path);
   if (!file.ok()) return file.error();
-  const auto named = [&](const Error& error) { return Error{error.code, path + ": " + error.message}; };
   const auto config = read_config(*file);
-  if (!config.ok()) return named(config.error());
+  if (!config.ok()) return named(path, config.error());
   const auto limits = choose_limits(options, *config);
   if (!limits.ok()) return limits.error();
   auto backend = make_backend({options.device, options.threads, options.isa});
@@ -83,9 +90,11 @@ void reserve(LlamaModel::Impl& impl) {
   impl.batch.slots.reserve(rows);
   impl.batch.logit_rows.reserve(rows);
   impl.batch.sequences.reserve(impl.tables.size());
-  impl.batch.block_table.reserve(std::min(impl.tables.size() * static_cast<std::size_t>(per_sequence),
-                                          static_cast<std::size_t>(limits.kv_pages)));
-  impl.logits.resize(static_cast<std::size_t>(limits.max_logits) * static_cast<std::size_t>(impl.vocab()));
+  impl.batch.block_table.reserve(
+      std::min(impl.tables.size() * static_cast<std::size_t>(per_sequence),
+               static_cast<std::size_t>(limits.kv_pages)));
+  impl.logits.resize(static_cast<std::size_t>(limits.max_logits) *
+                     static_cast<std::size_t>(impl.vocab()));
 }
 
 }  // namespace
@@ -93,20 +102,22 @@ void reserve(LlamaModel::Impl& impl) {
 Result<LlamaModel> LlamaModel::from_gguf(const std::string& path, ModelOptions options) {
   auto opened = open_model(path, options);
   if (!opened.ok()) return opened.error();
-  const auto named = [&](const Error& error) { return Error{error.code, path + ": " + error.message}; };
   const auto need = memory_need(opened->file, *opened->backend, opened->limits, options);
-  if (!need.ok()) return named(need.error());
-  if (Status fits = check_fits(*need); !fits.ok()) return named(fits.error());
+  if (!need.ok()) return named(path, need.error());
+  if (Status fits = check_fits(*need); !fits.ok()) return named(path, fits.error());
 
   auto impl = std::make_unique<Impl>();
   auto tokenizer = Tokenizer::from_gguf(opened->file);
-  if (tokenizer.ok()) impl->tokenizer = *tokenizer;
-  else impl->tokenizer_error = named(tokenizer.error());
+  if (tokenizer.ok())
+    impl->tokenizer = *tokenizer;
+  else
+    impl->tokenizer_error = named(path, tokenizer.error());
   if (const auto name = opened->file.get_string("general.name"); name.ok()) impl->name = *name;
   impl->weight_bytes = need->weights;
 
-  auto model = Model::load(opened->file, std::move(opened->backend), opened->limits, options.progress);
-  if (!model.ok()) return named(model.error());
+  auto model =
+      Model::load(opened->file, std::move(opened->backend), opened->limits, options.progress);
+  if (!model.ok()) return named(path, model.error());
   impl->model = std::move(*model);
   impl->pool = PagePool(opened->limits.kv_pages, opened->limits.page_size);
   const std::int32_t pages = impl->pool.pages_for(opened->limits.context);
@@ -125,7 +136,9 @@ Result<LlamaModel> LlamaModel::from_gguf_with_backend(const std::string& path, D
 Result<MemoryNeed> LlamaModel::plan(const std::string& path, const ModelOptions& options) {
   const auto opened = open_model(path, options);
   if (!opened.ok()) return opened.error();
-  return memory_need(opened->file, *opened->backend, opened->limits, options);
+  const auto need = memory_need(opened->file, *opened->backend, opened->limits, options);
+  if (!need.ok()) return named(path, need.error());
+  return *need;
 }
 
 LlamaModel::LlamaModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -138,8 +151,8 @@ LlamaModel::~LlamaModel() = default;
 Result<std::vector<std::vector<float>>> LlamaModel::forward_batch(
     std::span<const std::vector<TokenId>> ids) {
   if (ids.size() > static_cast<std::size_t>(impl_->active))
-    return Error{Code::invalid_argument, fmt::format("{} sequences given, batch_size is {}", ids.size(),
-                                                     impl_->active)};
+    return Error{Code::invalid_argument,
+                 fmt::format("{} sequences given, batch_size is {}", ids.size(), impl_->active)};
   std::vector<std::int32_t> start;
   for (std::size_t i = 0; i < ids.size(); ++i) start.push_back(impl_->tables[i].length());
   return forward_batch_with_position(ids, start);
@@ -154,26 +167,28 @@ Status check_call(const LlamaModel::Impl& impl, std::span<const std::vector<Toke
     return {Code::invalid_argument,
             fmt::format("{} sequences given, batch_size is {}", ids.size(), impl.active)};
   if (start.size() != ids.size())
-    return {Code::invalid_argument, fmt::format("{} start positions given for {} sequences",
-                                                start.size(), ids.size())};
+    return {Code::invalid_argument,
+            fmt::format("{} start positions given for {} sequences", start.size(), ids.size())};
   std::int64_t pages = 0, freed = 0;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const BlockTable& table = impl.tables[i];
     if (Status status = impl.check_ids(i, ids[i]); !status.ok()) return status;
     if (start[i] < 0 || start[i] > table.length())
-      return {Code::out_of_range, fmt::format("sequence {}: start {} is outside the {} cached tokens", i,
-                                              start[i], table.length())};
+      return {Code::out_of_range,
+              fmt::format("sequence {}: start {} is outside the {} cached tokens", i, start[i],
+                          table.length())};
     const std::int64_t end = start[i] + std::ssize(ids[i]);
     if (end > impl.context())
-      return {Code::out_of_range, fmt::format("sequence {}: {} tokens, the context holds {}", i, end,
-                                              impl.context())};
+      return {Code::out_of_range,
+              fmt::format("sequence {}: {} tokens, the context holds {}", i, end, impl.context())};
     const std::int32_t kept = impl.pool.pages_for(start[i]);
     freed += std::ssize(table.pages()) - kept;
     pages += impl.pool.pages_for(end) - kept;
   }
   if (pages > impl.pool.free() + freed)
-    return {Code::resource_exhausted, fmt::format("KV cache: {} pages of {} tokens needed, {} free", pages,
-                                                  impl.pool.page_size(), impl.pool.free() + freed)};
+    return {Code::resource_exhausted,
+            fmt::format("KV cache: {} pages of {} tokens needed, {} free", pages,
+                        impl.pool.page_size(), impl.pool.free() + freed)};
   return {};
 }
 
@@ -186,7 +201,8 @@ Status feed(LlamaModel::Impl& impl, std::span<const std::vector<TokenId>> ids, D
     impl.start_step();
     finished.clear();
     for (std::size_t i = 0; i < ids.size() && impl.rows_left() > 0 && impl.logits_left() > 0; ++i) {
-      const std::size_t n = std::min(ids[i].size() - fed[i], static_cast<std::size_t>(impl.rows_left()));
+      const std::size_t n =
+          std::min(ids[i].size() - fed[i], static_cast<std::size_t>(impl.rows_left()));
       if (n == 0) continue;
       const bool last = fed[i] + n == ids[i].size();
       Status status = impl.add(static_cast<std::int32_t>(i), std::span(ids[i]).subspan(fed[i], n),
@@ -198,7 +214,8 @@ Status feed(LlamaModel::Impl& impl, std::span<const std::vector<TokenId>> ids, D
     if (impl.batch.n_rows() == 0) return {};
     const auto logits = impl.run_step();
     if (!logits.ok()) return logits.status();
-    for (std::size_t k = 0; k < finished.size(); ++k) done(finished[k], logits->subspan(k * vocab, vocab));
+    for (std::size_t k = 0; k < finished.size(); ++k)
+      done(finished[k], logits->subspan(k * vocab, vocab));
   }
 }
 
@@ -227,7 +244,10 @@ struct RowName {
 class Places {
  public:
   Places(LlamaModel::Impl& impl, std::span<const std::vector<TokenId>> ids)
-      : impl_(impl), ids_(ids), sequence_(static_cast<std::size_t>(impl.active), kNone), fed_(ids.size(), 0) {}
+      : impl_(impl),
+        ids_(ids),
+        sequence_(static_cast<std::size_t>(impl.active), kNone),
+        fed_(ids.size(), 0) {}
 
   void admit() {
     for (std::size_t place = 0; place < sequence_.size() && next_ < ids_.size(); ++place) {
@@ -247,8 +267,8 @@ class Places {
       const auto left = static_cast<std::size_t>(std::min(impl_.rows_left(), impl_.logits_left()));
       const std::size_t n = std::min(ids_[s].size() - fed_[s], left);
       if (n == 0) continue;
-      Status status = impl_.add(static_cast<std::int32_t>(place), std::span(ids_[s]).subspan(fed_[s], n),
-                                WantLogits::all);
+      Status status = impl_.add(static_cast<std::int32_t>(place),
+                                std::span(ids_[s]).subspan(fed_[s], n), WantLogits::all);
       if (!status.ok()) return status;
       for (std::size_t i = 0; i < n; ++i) names.push_back({s, fed_[s] + i});
       fed_[s] += n;
@@ -258,7 +278,8 @@ class Places {
   /// Frees the places of sequences that are through.
   void retire() {
     for (std::size_t place = 0; place < sequence_.size(); ++place) {
-      if (sequence_[place] == kNone || fed_[sequence_[place]] < ids_[sequence_[place]].size()) continue;
+      if (sequence_[place] == kNone || fed_[sequence_[place]] < ids_[sequence_[place]].size())
+        continue;
       reserved_ -= static_cast<std::int32_t>(impl_.tables[place].pages().size());
       impl_.tables[place].clear(impl_.pool);
       sequence_[place] = kNone;
@@ -283,10 +304,11 @@ Status LlamaModel::forward_all(
   Impl& impl = *impl_;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (Status status = impl.check_ids(i, ids[i]); !status.ok()) return status;
-    const std::int64_t most = std::min<std::int64_t>(impl.context(), std::int64_t{impl.pool.total()} * impl.pool.page_size());
+    const std::int64_t most = std::min<std::int64_t>(
+        impl.context(), std::int64_t{impl.pool.total()} * impl.pool.page_size());
     if (std::ssize(ids[i]) > most)
-      return {Code::out_of_range, fmt::format("sequence {}: {} tokens, the context holds {}", i,
-                                              ids[i].size(), most)};
+      return {Code::out_of_range,
+              fmt::format("sequence {}: {} tokens, the context holds {}", i, ids[i].size(), most)};
   }
   impl.clear();
   Places places(impl, ids);
@@ -300,7 +322,8 @@ Status LlamaModel::forward_all(
     status = places.fill(names);
     if (!status.ok() || names.empty()) break;
     const auto logits = impl.run_step();
-    if (!logits.ok()) status = logits.status();
+    if (!logits.ok())
+      status = logits.status();
     else
       for (std::size_t k = 0; k < names.size(); ++k)
         on_row(names[k].sequence, names[k].token, logits->subspan(k * vocab, vocab));
@@ -313,20 +336,24 @@ Status LlamaModel::forward_all(
 Status LlamaModel::set_batch_size(std::int32_t sequences) {
   const auto most = static_cast<std::int32_t>(impl_->tables.size());
   if (sequences < 1 || sequences > most)
-    return {Code::invalid_argument, fmt::format("batch size {}: this model was loaded for 1 to {}",
-                                                sequences, most)};
+    return {Code::invalid_argument,
+            fmt::format("batch size {}: this model was loaded for 1 to {}", sequences, most)};
   impl_->clear();
   impl_->active = sequences;
   return {};
 }
 
-std::int32_t LlamaModel::batch_size() const { return impl_->active; }
-void LlamaModel::clear_batch() { impl_->clear(); }
+std::int32_t LlamaModel::batch_size() const {
+  return impl_->active;
+}
+void LlamaModel::clear_batch() {
+  impl_->clear();
+}
 
 Status LlamaModel::clear_sequence(std::int32_t sequence) {
   if (sequence < 0 || sequence >= impl_->active)
-    return {Code::invalid_argument, fmt::format("sequence {}: the batch has 0 to {}", sequence,
-                                                impl_->active - 1)};
+    return {Code::invalid_argument,
+            fmt::format("sequence {}: the batch has 0 to {}", sequence, impl_->active - 1)};
   impl_->tables[static_cast<std::size_t>(sequence)].clear(impl_->pool);
   return {};
 }
@@ -357,12 +384,16 @@ Result<std::string> LlamaModel::decode(std::span<const TokenId> ids, bool specia
   return impl_->tokenizer->decode(ids, special);
 }
 
-const std::shared_ptr<const Tokenizer>& LlamaModel::tokenizer() const { return impl_->tokenizer; }
+const std::shared_ptr<const Tokenizer>& LlamaModel::tokenizer() const {
+  return impl_->tokenizer;
+}
 
 ModelInfo LlamaModel::info() const {
   const ModelConfig& c = impl_->model->config();
-  return {c.architecture, impl_->name, impl_->model->backend().description(), c.layers, c.hidden,
-          c.heads, c.kv_heads, c.head_size, c.vocab, c.context, impl_->weight_bytes};
+  return {c.architecture, impl_->name,        impl_->model->backend().description(),
+          c.layers,       c.hidden,           c.heads,
+          c.kv_heads,     c.head_size,        c.vocab,
+          c.context,      impl_->weight_bytes};
 }
 
 ModelCounters LlamaModel::counters() const {

@@ -48,8 +48,8 @@ class ConfigReader {
       return 0;
     }
     if (!(*value > min && *value <= max))
-      fail({Code::out_of_range, fmt::format("{} = {}: must be above {} and at most {}", key(name),
-                                            *value, min, max)});
+      fail({Code::out_of_range,
+            fmt::format("{} = {}: must be above {} and at most {}", key(name), *value, min, max)});
     return static_cast<float>(*value);
   }
   float real(std::string_view name, double min, double max, float otherwise) {
@@ -72,30 +72,61 @@ class ConfigReader {
   Status status_;
 };
 
-/// What the file could ask for and herd would get wrong by ignoring.
+/// Keys that change results, with the one value herd computes: ignoring others would be wrong.
+constexpr std::string_view kOnlyZero[] = {"expert_count", "attention.sliding_window"};
+struct OnlyValue {
+  std::string_view key;
+  double value;
+};
+constexpr OnlyValue kOnlyReal[] = {{"rope.scaling.attn_factor", 1}, {"attention.scale", 0},
+                                   {"attention.clamp_kqv", 0},      {"attn_logit_softcapping", 0},
+                                   {"final_logit_softcapping", 0},  {"logit_scale", 1},
+                                   {"residual_scale", 1},           {"embedding_scale", 1}};
+
 void refuse_unsupported(ConfigReader& reader, const gguf::File& file) {
-  for (const std::string_view name : {"expert_count", "attention.sliding_window"}) {
+  for (const std::string_view name : kOnlyZero) {
     if (!reader.has(name)) continue;
     const auto value = file.get_int(reader.key(name), 0, std::int64_t{1} << 40);
-    if (!value.ok()) reader.fail(value.error());
-    else if (*value > 0)
-      reader.fail({Code::unsupported, fmt::format("{} = {}: only 0 is supported", reader.key(name),
-                                                  *value)});
+    if (!value.ok()) {
+      reader.fail(value.error());
+    } else if (*value > 0) {
+      reader.fail({Code::unsupported,
+                   fmt::format("{} = {}: only 0 is supported", reader.key(name), *value)});
+    }
   }
+  for (const auto& [name, only] : kOnlyReal) {
+    if (!reader.has(name)) continue;
+    const auto value = file.get_real(reader.key(name));
+    if (!value.ok()) {
+      reader.fail(value.error());
+    } else if (*value != only) {
+      reader.fail({Code::unsupported,
+                   fmt::format("{} = {}: only {} is supported", reader.key(name), *value, only)});
+    }
+  }
+}
+
+/// Linear scaling is written as rope.scaling.factor, in older files as rope.scale_linear; a file
+/// that gives either without naming a type means linear.
+float read_rope_scale(ConfigReader& reader) {
+  const std::string type = reader.text("rope.scaling.type", "linear");
+  if (type == "none") return 1.0f;
+  if (type != "linear")
+    reader.fail(
+        {Code::unsupported, fmt::format("{} = \"{}\": supported are \"none\" and \"linear\"",
+                                        reader.key("rope.scaling.type"), type)});
+  const bool current = reader.has("rope.scaling.factor");
+  return reader.real(current ? "rope.scaling.factor" : "rope.scale_linear", 0, 1e6, 1.0f);
 }
 
 void read_rope(ConfigReader& reader, ModelConfig& c) {
   c.rope_size = reader.optional(kRopeSize, c.head_size);
   if (c.rope_size > c.head_size || c.rope_size % 2 != 0)
-    reader.fail({Code::out_of_range, fmt::format("{} = {}: must be even and at most the head size, {}",
-                                                 reader.key(kRopeSize.key), c.rope_size, c.head_size)});
+    reader.fail(
+        {Code::out_of_range, fmt::format("{} = {}: must be even and at most the head size, {}",
+                                         reader.key(kRopeSize.key), c.rope_size, c.head_size)});
   c.rope_base = reader.real("rope.freq_base", 0, 1e12, 10000.0f);
-  const std::string scaling = reader.text("rope.scaling.type", reader.has("rope.scaling.factor") ? "linear" : "none");
-  if (scaling == "linear") c.rope_scale = reader.real("rope.scaling.factor", 0, 1e6, 1.0f);
-  else if (scaling != "none")
-    reader.fail({Code::unsupported, fmt::format("{} = \"{}\": supported are \"none\" and \"linear\"",
-                                                reader.key("rope.scaling.type"), scaling)});
-  if (scaling == "none") c.rope_scale = reader.real("rope.scale_linear", 0, 1e6, 1.0f);
+  c.rope_scale = read_rope_scale(reader);
 }
 
 void read_heads(ConfigReader& reader, ModelConfig& c) {
@@ -103,11 +134,12 @@ void read_heads(ConfigReader& reader, ModelConfig& c) {
   c.kv_heads = reader.optional(kKvHeads, c.heads);
   if (!reader.status().ok()) return;
   if (c.heads % c.kv_heads != 0)
-    reader.fail({Code::out_of_range, fmt::format("{} = {}: must divide {} = {}",
-                                                 reader.key(kKvHeads.key), c.kv_heads,
-                                                 reader.key(kHeads.key), c.heads)});
-  if (!reader.has(kKeyLength.key) && (c.hidden % c.heads != 0 || c.hidden / c.heads < kKeyLength.min ||
-                                      c.hidden / c.heads > kKeyLength.max))
+    reader.fail(
+        {Code::out_of_range, fmt::format("{} = {}: must divide {} = {}", reader.key(kKvHeads.key),
+                                         c.kv_heads, reader.key(kHeads.key), c.heads)});
+  if (!reader.has(kKeyLength.key) &&
+      (c.hidden % c.heads != 0 || c.hidden / c.heads < kKeyLength.min ||
+       c.hidden / c.heads > kKeyLength.max))
     reader.fail({Code::out_of_range,
                  fmt::format("{} = {}: {} = {} over it must be a whole number in {}..{}",
                              reader.key(kHeads.key), c.heads, reader.key(kEmbedding.key), c.hidden,
@@ -115,20 +147,22 @@ void read_heads(ConfigReader& reader, ModelConfig& c) {
   c.head_size = reader.optional(kKeyLength, c.hidden / c.heads);
   const std::int32_t value_size = reader.optional(kValueLength, c.head_size);
   if (value_size != c.head_size)
-    reader.fail({Code::unsupported, fmt::format("{} = {}: must equal the key length, {}",
-                                                reader.key(kValueLength.key), value_size, c.head_size)});
+    reader.fail(
+        {Code::unsupported, fmt::format("{} = {}: must equal the key length, {}",
+                                        reader.key(kValueLength.key), value_size, c.head_size)});
 }
 
 /// Rows of the embedding table are the truth; llama.vocab_size must agree where present.
 void read_vocab(ConfigReader& reader, const gguf::File& file, ModelConfig& c) {
   const gguf::TensorInfo* embedding = file.find_tensor("token_embd.weight");
   if (embedding == nullptr)
-    return reader.fail({Code::unsupported,
-                        "token_embd.weight: the file has no such tensor (a vocabulary-only file?)"});
+    return reader.fail(
+        {Code::unsupported,
+         "token_embd.weight: the file has no such tensor (a vocabulary-only file?)"});
   const std::int64_t rows = embedding->rows();
   if (rows > kVocabSize.max)
-    return reader.fail({Code::out_of_range, fmt::format("token_embd.weight: {} rows, at most {}", rows,
-                                                        kVocabSize.max)});
+    return reader.fail({Code::out_of_range, fmt::format("token_embd.weight: {} rows, at most {}",
+                                                        rows, kVocabSize.max)});
   c.vocab = reader.optional(kVocabSize, static_cast<std::int32_t>(rows));
   if (c.vocab != rows)
     reader.fail({Code::corrupt, fmt::format("{} = {}: token_embd.weight has {} rows",
@@ -141,8 +175,9 @@ Result<ModelConfig> read_config(const gguf::File& file) {
   const auto architecture = file.get_string("general.architecture");
   if (!architecture.ok()) return architecture.error();
   if (*architecture != "llama")
-    return Error{Code::unsupported,
-                 fmt::format("general.architecture = \"{}\": supported is \"llama\"", *architecture)};
+    return Error{
+        Code::unsupported,
+        fmt::format("general.architecture = \"{}\": supported is \"llama\"", *architecture)};
   ModelConfig c;
   c.architecture = *architecture;
   ConfigReader reader(file, c.architecture);

@@ -38,8 +38,10 @@ void Model::process_layer(std::int32_t layer, const Batch& batch) {
 const float* Model::output(const Batch& batch) {
   const ModelConfig& c = config_;
   const std::int32_t rows = static_cast<std::int32_t>(batch.logit_rows.size());
+  if (rows == 0) return work_.logits;  // a chunk of a prompt: nobody asked
   backend_->gather_rows({work_.x, batch.logit_rows, work_.gathered, c.hidden});
-  backend_->rms_norm({work_.gathered, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon});
+  backend_->rms_norm(
+      {work_.gathered, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon});
   backend_->matmul({work_.gathered, rows, 1, {weights_.output}, {work_.logits}, false});
   return work_.logits;
 }
@@ -54,8 +56,10 @@ namespace {
 
 /// Floats per row of each activation, in Workspace's order.
 std::int64_t activation_floats(const ModelConfig& c, const ModelLimits& limits) {
-  const std::int64_t q = std::int64_t{c.heads} * c.head_size, kv = std::int64_t{c.kv_heads} * c.head_size;
-  const std::int64_t per_row = 2 * std::int64_t{c.hidden} + 2 * q + 2 * kv + 2 * std::int64_t{c.feed_forward};
+  const std::int64_t q = std::int64_t{c.heads} * c.head_size,
+                     kv = std::int64_t{c.kv_heads} * c.head_size;
+  const std::int64_t per_row =
+      2 * std::int64_t{c.hidden} + 2 * q + 2 * kv + 2 * std::int64_t{c.feed_forward};
   const std::int64_t per_logit = std::int64_t{c.hidden} + c.vocab;
   return per_row * limits.max_rows + per_logit * limits.max_logits;
 }
@@ -70,7 +74,8 @@ KvLayout kv_layout(const ModelConfig& c, const ModelLimits& limits) {
 
 Workspace take_workspace(Loader& loader, const ModelConfig& c, const ModelLimits& limits) {
   const std::int64_t rows = limits.max_rows, logits = limits.max_logits;
-  const std::int64_t q = std::int64_t{c.heads} * c.head_size, kv = std::int64_t{c.kv_heads} * c.head_size;
+  const std::int64_t q = std::int64_t{c.heads} * c.head_size,
+                     kv = std::int64_t{c.kv_heads} * c.head_size;
   Workspace work = {};
   work.x = loader.buffer(rows * c.hidden);
   work.normed = loader.buffer(rows * c.hidden);
@@ -123,11 +128,12 @@ Result<MemoryPlan> Model::plan(const gguf::File& file, const Backend& backend,
     plan.weights += spec.matrix ? backend.matrix_bytes(tensor->type, spec.rows, spec.columns)
                                 : spec.columns * 4;
   }
+  plan.vocab = config->vocab;
   const KvLayout kv = kv_layout(*config, limits);
   plan.kv = kv.bytes();
   plan.kv_per_token = kv.bytes_per_token();
-  plan.activations = 4 * (activation_floats(*config, limits) +
-                          std::int64_t{limits.context} * config->rope_size);
+  plan.activations =
+      4 * (activation_floats(*config, limits) + std::int64_t{limits.context} * config->rope_size);
   plan.scratch = backend.scratch_bytes(limits.max_rows, widest_input(*config), limits.context);
   return plan;
 }
@@ -136,7 +142,8 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::unique_p
                                            const ModelLimits& limits, const ProgressFn& progress) {
   const auto config = read_config(file);
   if (!config.ok()) return config.error();
-  if (Status status = check_tensors(file, tensor_table(*config)); !status.ok()) return status.error();
+  if (Status status = check_tensors(file, tensor_table(*config)); !status.ok())
+    return status.error();
   auto model = std::make_unique<Model>();
   model->config_ = *config;
   model->limits_ = limits;
@@ -146,7 +153,8 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::unique_p
   model->work_ = take_workspace(loader, *config, limits);
   if (!loader.status().ok()) return loader.status().error();
   if (Status s = model->backend_->create_kv(kv_layout(*config, limits)); !s.ok()) return s.error();
-  if (Status s = model->backend_->reserve_scratch(limits.max_rows, widest_input(*config), limits.context);
+  if (Status s =
+          model->backend_->reserve_scratch(limits.max_rows, widest_input(*config), limits.context);
       !s.ok())
     return s.error();
   return model;

@@ -95,6 +95,7 @@ struct MemoryPlan {
   std::int64_t kv_per_token = 0;
   std::int64_t activations = 0;  // workspace and rope table
   std::int64_t scratch = 0;      // the backend's
+  std::int32_t vocab = 0;
   std::int64_t total() const { return weights + kv + activations + scratch; }
 };
 

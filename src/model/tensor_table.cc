@@ -1,3 +1,4 @@
+// Names and shapes of a Llama's tensors: nothing else in herd knows them.
 #include <fmt/format.h>
 
 #include "model/model.h"

@@ -1,5 +1,5 @@
-// From a checked file to weights on a backend, driven by the tensor table; and the plan of what that
-// takes, from the same code.
+// From a checked file to weights on a backend, driven by the tensor table; and the plan of what
+// that takes, from the same code.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,13 +15,22 @@ std::string shape_text(std::span<const std::int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
+Status check_tensor(const gguf::TensorInfo& tensor, const TensorSpec& spec) {
+  const std::size_t dims = spec.matrix ? 2 : 1;
+  if (tensor.columns() != spec.columns || tensor.rows() != spec.rows || tensor.shape.size() != dims)
+    return {Code::corrupt,
+            fmt::format("{}: shape {}, must be [{}{}]", spec.name, shape_text(tensor.shape),
+                        spec.columns, spec.matrix ? fmt::format(", {}", spec.rows) : "")};
+  using quant::Type;
+  if (!spec.matrix && tensor.type != Type::F32 && tensor.type != Type::F16 &&
+      tensor.type != Type::BF16)
+    return {Code::unsupported, fmt::format("{}: type {}, must be F32, F16 or BF16", spec.name,
+                                           quant::type_info(tensor.type).name)};
+  return {};
+}
+
 /// Norms and frequencies: few values, kept as f32.
 Result<std::vector<float>> read_vector(const gguf::File& file, const gguf::TensorInfo& tensor) {
-  using quant::Type;
-  if (tensor.type != Type::F32 && tensor.type != Type::F16 && tensor.type != Type::BF16)
-    return Error{Code::unsupported,
-                 fmt::format("{}: type {}, must be F32, F16 or BF16", tensor.name,
-                             quant::type_info(tensor.type).name)};
   std::vector<std::byte> raw(static_cast<std::size_t>(tensor.bytes));
   if (Status status = file.read(tensor, 0, raw); !status.ok()) return status.error();
   std::vector<float> values(static_cast<std::size_t>(tensor.columns()));
@@ -40,17 +49,14 @@ Status check_tensors(const gguf::File& file, std::span<const TensorSpec> table) 
       if (spec.optional) continue;
       return {Code::corrupt, fmt::format("{}: the file has no such tensor", spec.name)};
     }
-    const std::size_t dims = spec.matrix ? 2 : 1;
-    if (tensor->columns() != spec.columns || tensor->rows() != spec.rows || tensor->shape.size() > dims + 1)
-      return {Code::corrupt,
-              fmt::format("{}: shape {}, must be [{}{}]", spec.name, shape_text(tensor->shape),
-                          spec.columns, spec.matrix ? fmt::format(", {}", spec.rows) : "")};
+    if (Status status = check_tensor(*tensor, spec); !status.ok()) return status;
   }
   for (const gguf::TensorInfo& tensor : file.tensors())
     if (!known.contains(tensor.name))
-      return {Code::unsupported,
-              fmt::format("{}: this architecture has no such tensor; ignoring it would change results",
-                          tensor.name)};
+      return {
+          Code::unsupported,
+          fmt::format("{}: this architecture has no such tensor; ignoring it would change results",
+                      tensor.name)};
   return {};
 }
 
@@ -59,12 +65,14 @@ Result<std::vector<float>> make_rope_table(const ModelConfig& c, std::int32_t co
   const std::int32_t half = c.rope_size / 2;
   std::vector<float> inverse(static_cast<std::size_t>(half));
   for (std::int32_t i = 0; i < half; ++i) {
-    float f = static_cast<float>(std::pow(static_cast<double>(c.rope_base), -2.0 * i / c.rope_size));
+    float f =
+        static_cast<float>(std::pow(static_cast<double>(c.rope_base), -2.0 * i / c.rope_size));
     if (!factors.empty()) {
       const float factor = factors[static_cast<std::size_t>(i)];
       if (!(factor > 0) || !std::isfinite(factor))
-        return Error{Code::corrupt,
-                     fmt::format("rope_freqs.weight[{}] = {}: must be above 0 and finite", i, factor)};
+        return Error{
+            Code::corrupt,
+            fmt::format("rope_freqs.weight[{}] = {}: must be above 0 and finite", i, factor)};
       f /= factor;
     }
     inverse[static_cast<std::size_t>(i)] = f / c.rope_scale;
@@ -83,7 +91,8 @@ Result<std::vector<float>> make_rope_table(const ModelConfig& c, std::int32_t co
 
 Loader::Loader(const gguf::File& file, Backend& backend, const ProgressFn& progress)
     : file_(file), backend_(backend), progress_(progress) {
-  for (const gguf::TensorInfo& tensor : file.tensors()) total_ += static_cast<std::int64_t>(tensor.bytes);
+  for (const gguf::TensorInfo& tensor : file.tensors())
+    total_ += static_cast<std::int64_t>(tensor.bytes);
 }
 
 MatrixId Loader::matrix(const std::string& name) {
@@ -129,8 +138,11 @@ float* Loader::rope_table(const ModelConfig& config, std::int32_t context) {
   std::vector<float> factors;
   if (const gguf::TensorInfo* tensor = file_.find_tensor("rope_freqs.weight"); tensor != nullptr) {
     auto values = read_vector(file_, *tensor);
-    if (!values.ok()) status_ = values.status();
-    else factors = std::move(*values);
+    if (!values.ok())
+      fail(values.status());
+    else
+      factors = std::move(*values);
+    advance(static_cast<std::int64_t>(tensor->bytes));
   }
   if (!status_.ok()) return nullptr;
   const auto table = make_rope_table(config, context, factors);

@@ -23,6 +23,13 @@ float inverse(float scale) {
   const float i = scale == 0 ? 0 : 1 / scale;
   return std::isfinite(i) ? i : 0;
 }
+/// The half nearest to `scale` or the next away from zero: sub-scales are whole multiples of it, so
+/// it must not fall short, and a tiny scale must not vanish.
+std::uint16_t half_reaching(float scale) {
+  const std::uint16_t half = float_to_half(scale);
+  const bool short_of = std::fabs(half_to_float(half)) < std::fabs(scale);
+  return short_of && (half & 0x7fff) < 0x7bff ? static_cast<std::uint16_t>(half + 1) : half;
+}
 
 // ---- Q4_K, Q5_K: value = scale * code - min, 8 sub-blocks of 32, 6-bit scales and mins ----
 
@@ -119,8 +126,8 @@ AffineScales affine_scales(const float* x, int top) {
     most_min = std::max(most_min, wanted[j].min);
   }
   AffineScales scales{};
-  scales.d = float_to_half(most_scale / 63);
-  scales.dmin = float_to_half(most_min / 63);
+  scales.d = half_reaching(most_scale / 63);
+  scales.dmin = half_reaching(most_min / 63);
   for (int j = 0; j < 8; ++j) round_line(wanted[j], x + 32 * j, top, j, scales);
   return scales;
 }
@@ -243,7 +250,7 @@ void quantize_block(const float* x, BlockQ6_K& b) {
   for (int j = 0; j < 16; ++j) wanted[j] = best_scale(x + 16 * j);
   const float extreme = *std::max_element(
       wanted, wanted + 16, [](float p, float q) { return std::fabs(p) < std::fabs(q); });
-  b.d = float_to_half(extreme / -128);
+  b.d = half_reaching(extreme / -128);
   const float d = half_to_float(b.d);
   for (int j = 0; j < 16; ++j) {
     const int scale = round_scale(wanted[j], d, x + 16 * j);

@@ -2,6 +2,7 @@
 // Block layouts are those of the GGUF format (ggml-quants); sizes are asserted below.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -75,7 +76,9 @@ constexpr std::int64_t row_bytes(Type type, std::int64_t columns) {
 /// REQUIRES: values.size() is a multiple of the block and bytes holds exactly those blocks.
 void dequantize(Type type, std::span<const std::byte> bytes, std::span<float> values);
 
-/// The inverse, nearest reasonable blocks (not bit-equal to other quantisers, deterministic).
+/// The inverse, deterministic, each block on its own. Types with one scale per 32 values use the usual
+/// formulas (bytes as other writers give them); K-quants search their scales for the least squares.
+/// Scales are halves: blocks of values beyond about 65,504 times the largest code become infinite.
 /// REQUIRES: type_info(type).can_quantize, and sizes as for dequantize. Values must be finite.
 void quantize(Type type, std::span<const float> values, std::span<std::byte> bytes);
 

@@ -23,6 +23,10 @@ std::vector<T> read_all(const std::string& name) {
   return out;
 }
 
+std::string type_name(const testing::TestParamInfo<Type>& info) {
+  return std::string(type_info(info.param).name);
+}
+
 /// Index of the first value whose bits differ, or -1.
 std::ptrdiff_t first_difference(std::span<const float> a, std::span<const float> b) {
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -64,7 +68,7 @@ INSTANTIATE_TEST_SUITE_P(AllBlockTypes, GoldenBlocks,
                          testing::Values(Type::Q4_0, Type::Q4_1, Type::Q5_0, Type::Q5_1, Type::Q8_0,
                                          Type::Q2_K, Type::Q3_K, Type::Q4_K, Type::Q5_K, Type::Q6_K,
                                          Type::IQ4_NL, Type::IQ4_XS),
-                         [](const auto& t) { return std::string(type_info(t.param).name); });
+                         type_name);
 
 TEST(Dequantize, FloatsStayAsTheyAre) {
   const std::vector<float> in = {0.0f, -0.0f, 1.5f, -3.25e-41f, 3.4e38f};

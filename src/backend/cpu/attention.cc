@@ -46,9 +46,8 @@ void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& 
                                 std::int32_t kv_head, std::int32_t first_row, std::int32_t n_rows,
                                 std::int32_t first_head, std::int32_t n_heads, int thread) {
   const std::int32_t group = args.heads / kv_.kv_heads, size = kv_.head_size;
-  const std::int64_t element = kv_.type == KvType::f16 ? 2 : 4;
-  const std::int64_t key_bytes = std::int64_t{size} * kv_.page_size * element;
-  const std::int64_t value_bytes = std::int64_t{kv_.value_stride()} * kv_.page_size * element;
+  const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
+  const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
   const std::int64_t layer_heads = std::int64_t{args.layer} * kv_.pages * kv_.kv_heads + kv_head;
   float* q = thread_scratch_[static_cast<std::size_t>(thread)].get() + scratch_.unpacked +
              scratch_.totals;

@@ -108,11 +108,13 @@ Status CpuBackend::create_kv(const KvLayout& layout) {
   if (layout.page_size < 32 || layout.page_size > kChunk || kChunk % layout.page_size != 0)
     return {Code::out_of_range,
             fmt::format("page size {}: the cpu backend takes 32, 64, 128 or 256", layout.page_size)};
-  const std::int64_t element = layout.type == KvType::f16 ? 2 : 4;
+  if (layout.head_size > kMaxHeadSize)
+    return {Code::out_of_range,
+            fmt::format("head size {}: the cpu backend takes up to {}", layout.head_size, kMaxHeadSize)};
   const std::int64_t rows =
       std::int64_t{layout.layers} * layout.kv_heads * layout.page_size * layout.pages;
-  keys_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.head_size * element)));
-  values_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.value_stride() * element)));
+  keys_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.key_bytes())));
+  values_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.value_bytes())));
   if (keys_ == nullptr || values_ == nullptr)
     return {Code::resource_exhausted,
             fmt::format("KV pool: no memory for {} bytes", layout.bytes())};

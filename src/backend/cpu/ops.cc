@@ -3,7 +3,6 @@
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/for_each.h"
-#include "base/half.h"
 
 namespace herd::cpu {
 
@@ -55,13 +54,23 @@ void store_head(const T* key, const T* value, std::byte* keys, std::byte* values
               static_cast<std::size_t>(kv.head_size) * sizeof(T));
 }
 
+/// The 16-bit way: integer keys with their scale behind the page's keys, values as halves.
+void store_head_16(const KernelTable& table, const float* k, const float* v, std::byte* keys,
+                   std::byte* values, std::int32_t offset, const KvLayout& kv) {
+  std::uint16_t key[kMaxHeadSize], value[kMaxHeadSize];
+  const float scale = table.to_int16(k, key, kv.head_size);
+  table.to_half(v, value, kv.head_size);
+  store_head(key, value, keys, values, offset, kv);
+  std::byte* scales = keys + std::int64_t{2} * kv.head_size * kv.page_size;
+  std::memcpy(scales + std::int64_t{4} * offset, &scale, 4);
+}
+
 }  // namespace
 
 void CpuBackend::kv_store(const KvStoreArgs& args) {
-  const std::int64_t element = kv_.type == KvType::f16 ? 2 : 4;
-  const std::int64_t key_bytes = std::int64_t{kv_.head_size} * kv_.page_size * element;
-  const std::int64_t value_bytes = std::int64_t{kv_.value_stride()} * kv_.page_size * element;
-  for_each(std::ssize(args.slots), 4 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
+  const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
+  const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
+  for_each(std::ssize(args.slots), 8 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
     const std::int32_t slot = args.slots[static_cast<std::size_t>(row)];
     const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
     for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
@@ -69,14 +78,10 @@ void CpuBackend::kv_store(const KvStoreArgs& args) {
       std::byte* keys = keys_.get() + at * key_bytes;
       std::byte* values = values_.get() + at * value_bytes;
       const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
-      if (kv_.type == KvType::f32) {
+      if (kv_.type == KvType::f32)
         store_head(args.k + x, args.v + x, keys, values, offset, kv_);
-      } else {
-        std::uint16_t key[kMaxHeadSize], value[kMaxHeadSize];
-        table_.to_half(args.k + x, key, kv_.head_size);
-        table_.to_half(args.v + x, value, kv_.head_size);
-        store_head(key, value, keys, values, offset, kv_);
-      }
+      else
+        store_head_16(table_, args.k + x, args.v + x, keys, values, offset, kv_);
     }
   });
 }

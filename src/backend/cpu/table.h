@@ -57,7 +57,9 @@ struct AttentionTileArgs {
   std::int32_t max_keys;        // the largest of them
   const std::int32_t* pages;    // of this sequence
   std::int32_t page_size;       // a multiple of 32
-  const std::byte* keys;        // this layer and head in page 0: [head_size][page_size]
+  // This layer and head in page 0: keys [head_size][page_size], then, if of 16 bits, their scales
+  // [page_size].
+  const std::byte* keys;
   const std::byte* values;      // [page_size][value_stride]
   std::int64_t key_page_bytes, value_page_bytes;  // from one page to the next
   std::int32_t head_size, value_stride;
@@ -99,6 +101,8 @@ struct KernelTable {
   void (*weighted_sum)(const float* weights, const float* v, std::int64_t v_stride, std::int32_t keys,
                        std::int32_t n, float* out);
   void (*to_half)(const float* x, std::uint16_t* out, std::int32_t n);
+  /// x as 16-bit integers; returns their scale. NaN if any x is not finite.
+  float (*to_int16)(const float* x, std::uint16_t* out, std::int32_t n);
   /// Floating-point rate: runs `n` independent fma chains, returns the operations done.
   std::int64_t (*burn)(std::int64_t n, float* sink);
 };

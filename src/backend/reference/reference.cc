@@ -171,12 +171,11 @@ class ReferenceBackend final : public Backend {
   }
 
   void kv_store(const KvStoreArgs& a) override {
-    const std::int32_t width = kv_.kv_heads * kv_.head_size;
+    const std::int32_t size = kv_.head_size;
     for (std::size_t row = 0; row < a.slots.size(); ++row) {
-      for (std::int32_t i = 0; i < width; ++i) {
-        const std::int64_t from = static_cast<std::int64_t>(row) * width + i;
-        write_kv(kv_index(0, a.layer, a.slots[row], i), a.k[from]);
-        write_kv(kv_index(1, a.layer, a.slots[row], i), a.v[from]);
+      for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
+        const std::int64_t from = (static_cast<std::int64_t>(row) * kv_.kv_heads + h) * size;
+        write_head(head_at(a.layer, a.slots[row], h), a.k + from, a.v + from);
       }
     }
   }
@@ -257,33 +256,59 @@ class ReferenceBackend final : public Backend {
         for (std::int64_t i = 0; i < queries; ++i) body(b, h, i);
   }
 
-  /// Pool: [keys, values][layer][slot][kv_head][head_size].
-  std::int64_t kv_index(std::int64_t which, std::int64_t layer, std::int64_t slot, std::int64_t i) const {
+  /// Pool: [layer][slot][kv_head][key, key scale if of 16 bits, value].
+  std::byte* head_at(std::int64_t layer, std::int64_t slot, std::int64_t head) const {
     const std::int64_t slots = std::int64_t{kv_.pages} * kv_.page_size;
-    return ((which * kv_.layers + layer) * slots + slot) * kv_.kv_heads * kv_.head_size + i;
+    return pool_.get() + ((layer * slots + slot) * kv_.kv_heads + head) * (kv_.key_bytes() + kv_.value_bytes());
   }
-  void write_kv(std::int64_t index, float value) {
-    if (kv_.type == KvType::f32) reinterpret_cast<float*>(pool_.get())[index] = value;
-    else reinterpret_cast<std::uint16_t*>(pool_.get())[index] = float_to_half(value);
+  void write_head(std::byte* at, const float* k, const float* v) const {
+    const std::int32_t size = kv_.head_size;
+    std::byte* value = at + kv_.key_bytes();
+    if (kv_.type == KvType::f32) {
+      std::memcpy(at, k, static_cast<std::size_t>(size) * 4);
+      std::memcpy(value, v, static_cast<std::size_t>(size) * 4);
+      return;
+    }
+    const float scale = int16_scale(k, size);
+    for (std::int32_t d = 0; d < size; ++d) {
+      const auto code = static_cast<std::int16_t>(to_int16_code(k[d], scale));
+      const std::uint16_t half = float_to_half(v[d]);
+      std::memcpy(at + 2 * d, &code, 2);
+      std::memcpy(value + 2 * d, &half, 2);
+    }
+    std::memcpy(at + 2 * size, &scale, 4);
   }
-  float read_kv(std::int64_t index) const {
-    if (kv_.type == KvType::f32) return reinterpret_cast<const float*>(pool_.get())[index];
-    return half_to_float(reinterpret_cast<const std::uint16_t*>(pool_.get())[index]);
+  /// Key component d without its scale, the scale, and value component d.
+  float key(const std::byte* at, std::int32_t d) const {
+    if (kv_.type == KvType::f32) return get<float>(at + 4 * d);
+    return static_cast<float>(get<std::int16_t>(at + 2 * d));
+  }
+  float key_scale(const std::byte* at) const { return get<float>(at + 2 * kv_.head_size); }
+  float value(const std::byte* at, std::int32_t d) const {
+    at += kv_.key_bytes();
+    return kv_.type == KvType::f32 ? get<float>(at + 4 * d) : half_to_float(get<std::uint16_t>(at + 2 * d));
+  }
+  template <class T>
+  static T get(const std::byte* at) {
+    T out;
+    std::memcpy(&out, at, sizeof(T));
+    return out;
   }
 
   void attend(const AttentionArgs& a, const BatchSequence& s, std::int32_t row, std::int32_t head) {
-    const std::int32_t size = kv_.head_size, first = head / (a.heads / kv_.kv_heads) * size;
+    const std::int32_t size = kv_.head_size, kv_head = head / (a.heads / kv_.kv_heads);
     const std::int32_t keys = a.batch->positions[static_cast<std::size_t>(row)] + 1;
     const std::int64_t at = (std::int64_t{row} * a.heads + head) * size;
-    const auto slot = [&](std::int32_t j) {
+    const auto cached = [&](std::int32_t j) {
       const std::int32_t page = a.batch->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
-      return std::int64_t{page} * kv_.page_size + j % kv_.page_size;
+      return head_at(a.layer, std::int64_t{page} * kv_.page_size + j % kv_.page_size, kv_head);
     };
     scores_.resize(std::max(scores_.size(), static_cast<std::size_t>(keys)));
     for (std::int32_t j = 0; j < keys; ++j) {
-      const std::int64_t k = kv_index(0, a.layer, slot(j), first);
+      const std::byte* k = cached(j);
       float acc = 0;
-      for (std::int32_t d = 0; d < size; ++d) acc = std::fma(a.q[at + d], read_kv(k + d), acc);
+      for (std::int32_t d = 0; d < size; ++d) acc = std::fma(a.q[at + d], key(k, d), acc);
+      if (kv_.type == KvType::f16) acc = acc * key_scale(k);
       scores_[static_cast<std::size_t>(j)] = acc * a.scale;
     }
     const float sum = exp_sum(scores_.data(), largest(scores_.data(), keys), keys);
@@ -292,8 +317,7 @@ class ReferenceBackend final : public Backend {
       for (std::int32_t chunk = 0; chunk < keys; chunk += kChunk) {
         float acc = 0;
         for (std::int32_t j = chunk; j < std::min(keys, chunk + kChunk); ++j)
-          acc = std::fma(scores_[static_cast<std::size_t>(j)],
-                         read_kv(kv_index(1, a.layer, slot(j), first + d)), acc);
+          acc = std::fma(scores_[static_cast<std::size_t>(j)], value(cached(j), d), acc);
         total = chunk == 0 ? acc : total + acc;
       }
       a.out[at + d] = total / sum;

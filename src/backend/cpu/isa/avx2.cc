@@ -97,6 +97,11 @@ INLINE F load_i8(const void* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
+INLINE F load_i16(const void* p) {
+  const __m128i* at = static_cast<const __m128i*>(p);
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(at))),
+          _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(at + 1)))};
+}
 INLINE F load_low_nibbles(const void* p) {
   return from_u8(_mm_and_si128(load_bytes16(p), _mm_set1_epi8(15)));
 }

@@ -71,6 +71,10 @@ INLINE F load_u8(const void* p) {
 INLINE F load_i8(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_bytes16(p)))};
 }
+INLINE F load_i16(const void* p) {
+  return {_mm512_cvtepi32_ps(
+      _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))))};
+}
 INLINE F load_low_nibbles(const void* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(load_bytes16(p), _mm_set1_epi8(15))))};
 }

@@ -127,6 +127,11 @@ INLINE F load_i8(const void* p) {
   return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
 }
+INLINE float32x4_t i16_4(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
+INLINE F load_i16(const void* p) {
+  const auto* w = static_cast<const int16_t*>(p);
+  return {i16_4(w), i16_4(w + 4), i16_4(w + 8), i16_4(w + 12)};
+}
 INLINE F load_low_nibbles(const void* p) {
   return from_u8(vandq_u8(vld1q_u8(static_cast<const uint8_t*>(p)), vdupq_n_u8(15)));
 }

@@ -113,6 +113,11 @@ INLINE F load_i8(const void* p) {
   const auto* bytes = static_cast<const signed char*>(p);
   return each<F>([=](int i) INLINE_LAMBDA { return static_cast<float>(bytes[i]); });
 }
+INLINE F load_i16(const void* p) {
+  return each<F>([=](int i) INLINE_LAMBDA {
+    return static_cast<float>(static_cast<std::int16_t>(half_at(p, i)));
+  });
+}
 INLINE F load_low_nibbles(const void* p) {
   const auto* bytes = static_cast<const unsigned char*>(p);
   return each<F>([=](int i) INLINE_LAMBDA { return static_cast<float>(bytes[i] & 15); });

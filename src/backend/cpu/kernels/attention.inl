@@ -1,13 +1,19 @@
 // Causal attention of a tile of queries over paged keys and values; docs/numerics.md has the order.
 
-/// Sixteen keys' (or values') floats from the pool.
+/// One component of sixteen keys; those of 16 bits still want their scales.
 template <KvType K>
-INLINE F load_kv(const std::byte* base, std::int64_t index) {
+INLINE F load_keys(const std::byte* base, std::int64_t index) {
+  if constexpr (K == KvType::f16) return load_i16(base + index * 2);
+  else return load(reinterpret_cast<const float*>(base) + index);
+}
+/// Sixteen components of one value.
+template <KvType K>
+INLINE F load_values(const std::byte* base, std::int64_t index) {
   if constexpr (K == KvType::f16) return load_half(base + index * 2);
   else return load(reinterpret_cast<const float*>(base) + index);
 }
 
-/// scores[r][j] = chain(d, fma(q[d], k_j[d])) * scale for B vectors of 16 keys from offset j0 of a page.
+/// scores[r][j] = chain(d, fma(q[d], k_j[d])) * key scale * scale for B vectors of 16 keys from offset j0 of a page.
 template <KvType K, int R, int B>
 INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::int32_t j0,
                         std::int64_t position) {
@@ -17,7 +23,7 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::
   for (std::int32_t d = 0; d < a.head_size; ++d, q += R) {
     F k[B];
     unroll<B>([&](auto b) INLINE_LAMBDA {
-      k[b.value] = load_kv<K>(keys, std::int64_t{d} * a.page_size + j0 + b.value * 16);
+      k[b.value] = load_keys<K>(keys, std::int64_t{d} * a.page_size + j0 + b.value * 16);
     });
     unroll<R>([&](auto r) INLINE_LAMBDA {
       const F value = set1(q[r.value]);
@@ -27,9 +33,12 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::
     });
   }
   const F scale = set1(a.scale);
+  const auto* key_scales = 
+      reinterpret_cast<const float*>(keys + std::int64_t{2} * a.head_size * a.page_size);
   unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
-    store(a.scores + r.value * a.score_stride + position + b.value * 16,
-          mul(acc[r.value][b.value], scale));
+    F s = acc[r.value][b.value];
+    if constexpr (K == KvType::f16) s = mul(s, load(key_scales + j0 + b.value * 16));
+    store(a.scores + r.value * a.score_stride + position + b.value * 16, mul(s, scale));
   });
 }
 
@@ -93,7 +102,7 @@ INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float
       for (std::int32_t j = 0; j < n; ++j) {
         F v[D];
         unroll<D>([&](auto d) INLINE_LAMBDA {
-          v[d.value] = load_kv<K>(values, std::int64_t{j} * a.value_stride + d0 + d.value * 16);
+          v[d.value] = load_values<K>(values, std::int64_t{j} * a.value_stride + d0 + d.value * 16);
         });
         unroll<R>([&](auto r) INLINE_LAMBDA {
           const F e = set1(a.scores[r.value * a.score_stride + first + j]);

@@ -118,6 +118,28 @@ inline void to_half(const float* x, std::uint16_t* out, std::int32_t n) {
   }
 }
 
+/// The twins of base/math.h's functions, compiled with this file's flags.
+inline float int16_scale(const float* x, std::int32_t n) {
+  float largest = 0.0f, poison = 0.0f;
+  for (std::int32_t i = 0; i < n; ++i) {
+    const float magnitude = __builtin_fabsf(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+    poison += x[i] - x[i];
+  }
+  return largest / 32767.0f + poison;
+}
+inline std::int32_t to_int16_code(float x, float scale) {
+  if (!(scale > 0.0f)) return 0;
+  const float rounded = (x / scale + ExpConstants::kMagic) - ExpConstants::kMagic;
+  return static_cast<std::int32_t>(rounded > 32767.0f ? 32767.0f : rounded < -32767.0f ? -32767.0f : rounded);
+}
+
+inline float to_int16(const float* x, std::uint16_t* out, std::int32_t n) {
+  const float scale = int16_scale(x, n);
+  for (std::int32_t i = 0; i < n; ++i) out[i] = static_cast<std::uint16_t>(to_int16_code(x[i], scale));
+  return scale;
+}
+
 inline std::int64_t burn(std::int64_t n, float* sink) {
   constexpr int kChains = kAccumulators < 12 ? kAccumulators : 12;
   F acc[kChains];

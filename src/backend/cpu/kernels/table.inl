@@ -41,6 +41,7 @@ constexpr KernelTable make_table(Isa isa) {
   t.dot = dot;
   t.weighted_sum = weighted_sum;
   t.to_half = to_half;
+  t.to_int16 = to_int16;
   t.burn = burn;
   return t;
 }
