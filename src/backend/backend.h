@@ -6,6 +6,7 @@
 // Thread safety: one caller at a time per backend.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -55,6 +56,11 @@ struct KvLayout {
     return std::int64_t{1} * layers * kv_heads * (key_bytes() + value_bytes());
   }
   std::int64_t bytes() const { return bytes_per_token() * page_size * pages; }
+};
+
+/// How much a backend held at some moment.
+struct MemoryMark {
+  std::size_t matrices = 0, buffers = 0;
 };
 
 /// What a step costs, counted where it happens. Monotonic; take differences.
@@ -164,6 +170,9 @@ class Backend {
                                     std::int64_t columns) const = 0;
   /// Zeroed, 64-byte aligned memory that lives as long as the backend.
   virtual Result<void*> allocate(std::int64_t bytes) = 0;
+  /// Memory taken since a mark goes back in one go (matrices and buffers; not KV, not scratch).
+  virtual MemoryMark mark() const = 0;
+  virtual void release_to(MemoryMark mark) = 0;
   /// Makes the KV pool; called once.
   virtual Status create_kv(const KvLayout& layout) = 0;
   /// Scratch the ops need at most for steps of `max_rows` rows against matrices of at most

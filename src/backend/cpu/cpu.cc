@@ -104,6 +104,11 @@ Result<void*> CpuBackend::allocate(std::int64_t bytes) {
   return static_cast<void*>(buffers_.back().get());
 }
 
+void CpuBackend::release_to(MemoryMark mark) {
+  while (matrices_.size() > mark.matrices) matrices_.pop_back();
+  while (buffers_.size() > mark.buffers) buffers_.pop_back();
+}
+
 Status CpuBackend::create_kv(const KvLayout& layout) {
   if (layout.page_size < 32 || layout.page_size > kChunk || kChunk % layout.page_size != 0)
     return {Code::out_of_range,

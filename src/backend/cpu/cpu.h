@@ -42,6 +42,8 @@ class CpuBackend final : public Backend {
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
   std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns) const override;
   Result<void*> allocate(std::int64_t bytes) override;
+  MemoryMark mark() const override { return {matrices_.size(), buffers_.size()}; }
+  void release_to(MemoryMark mark) override;
   Status create_kv(const KvLayout& layout) override;
   Status reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
                          std::int32_t max_context) override;

@@ -94,6 +94,11 @@ class ReferenceBackend final : public Backend {
     if (buffers_.back() == nullptr) return out_of_memory("buffer", bytes);
     return static_cast<void*>(buffers_.back().get());
   }
+  MemoryMark mark() const override { return {matrices_.size(), buffers_.size()}; }
+  void release_to(MemoryMark mark) override {
+    while (matrices_.size() > mark.matrices) matrices_.pop_back();
+    while (buffers_.size() > mark.buffers) buffers_.pop_back();
+  }
   Status create_kv(const KvLayout& layout) override {
     kv_ = layout;
     pool_ = zeroed(layout.bytes());
