@@ -28,13 +28,14 @@ def json_lines(text):
 
 
 def measure_herd(options):
-    """herd bench --json: {"prefill": [{"tokens", "tok_s"}], "decode": [{"batch", "tok_s"}]}."""
-    command = [options.herd, "bench", "-m", options.model, "-p", str(PROMPT), "-n", str(GENERATE)]
-    command += ["-b", ",".join(map(str, BATCHES)), "--threads", str(options.threads), "--json"]
-    result = json.loads(run(command))
-    speeds = {CASES[0]: next(p["tok_s"] for p in result["prefill"] if p["tokens"] == PROMPT)}
-    for row in result["decode"]:
-        speeds[f"decode batch {row['batch']}, context {PROMPT}"] = row["tok_s"]
+    command = [options.herd, "bench", "-m", options.model, "-p", str(PROMPT), "-n", str(GENERATE), "--json"]
+    command += ["-b", ",".join(map(str, BATCHES)), "--threads", str(options.threads), "--repeats", "1"]
+    speeds = {}
+    for row in json.loads(run(command))["results"]:
+        if row["what"] == "decode":
+            speeds[f"decode batch {row['batch']}, context {PROMPT}"] = row["tokens_per_second"]
+        elif row["batch"] == 1:
+            speeds[CASES[0]] = row["tokens_per_second"]
     return speeds
 
 

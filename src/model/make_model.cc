@@ -119,18 +119,6 @@ Type type_of(const TensorSpec& tensor, const Recipe& recipe, const ModelConfig& 
 
 // ---- tensors ----
 
-/// Llama 3.1's divisors of the rotation frequencies: 1 for short wavelengths, `factor` for those
-/// beyond the 8192 positions of its training, a smooth change between.
-std::vector<float> rope_divisors(const Shape& s) {
-  constexpr double kTrained = 8192, kLow = 1, kHigh = 4;
-  std::vector<float> out;
-  for (std::int32_t i = 0; i < s.head_size / 2; ++i) {
-    const double wavelength = 2 * std::numbers::pi * std::pow(s.rope_base, 2.0 * i / s.head_size);
-    const double smooth = std::clamp((kTrained / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
-    out.push_back(static_cast<float>(1 / ((1 - smooth) / s.rope_factor + smooth)));
-  }
-  return out;
-}
 /// Around 1, so that norms scale as trained ones do.
 std::vector<float> norm_weights(std::int64_t n, std::uint64_t seed) {
   std::vector<float> out(static_cast<std::size_t>(n));
@@ -159,7 +147,8 @@ void add_tensors(gguf::Writer& writer, const Shape& shape, const Recipe& recipe,
     if ((rope && shape.rope_factor == 0) || (tensor.name == "output.weight" && shape.tied))
       continue;
     if (rope)
-      add_vector(writer, tensor, rope_divisors(shape));
+      add_vector(writer, tensor,
+                 llama3_rope_divisors(shape.head_size, shape.rope_base, shape.rope_factor));
     else if (tensor.matrix)
       add_matrix(writer, tensor, type_of(tensor, recipe, config), own_seed);
     else
@@ -225,6 +214,17 @@ void add_vocabulary(gguf::Writer& writer, const Shape& shape) {
 }
 
 }  // namespace
+
+std::vector<float> llama3_rope_divisors(std::int32_t rope_size, float base, float factor) {
+  constexpr double kTrained = 8192, kLow = 1, kHigh = 4;
+  std::vector<float> out;
+  for (std::int32_t i = 0; i < rope_size / 2; ++i) {
+    const double wavelength = 2 * std::numbers::pi * std::pow(base, 2.0 * i / rope_size);
+    const double smooth = std::clamp((kTrained / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
+    out.push_back(static_cast<float>(1 / ((1 - smooth) / factor + smooth)));
+  }
+  return out;
+}
 
 std::vector<std::string_view> made_shapes() {
   return names(kShapes);

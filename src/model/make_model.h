@@ -29,4 +29,9 @@ Result<gguf::Writer> random_model(std::string_view shape, std::string_view recip
 Status make_model(std::string_view shape, std::string_view recipe, std::uint64_t seed,
                   const std::string& path, const ProgressFn& progress = {});
 
+/// What rope_freqs.weight holds in Llama 3.1 and later: divisors of the rotation frequencies, 1 for
+/// wavelengths of up to a quarter of the 8192 positions first trained, `factor` for those beyond
+/// them, a smooth change between. [rope_size / 2]
+std::vector<float> llama3_rope_divisors(std::int32_t rope_size, float base, float factor);
+
 }  // namespace herd

@@ -1,0 +1,229 @@
+// herd bench: speed, as shares of what the machine can do.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+
+#include "common.h"
+#include "herd/ceilings.h"
+
+namespace cli {
+namespace {
+
+struct Flags {
+  ModelFlags model;
+  int prompt = 512, n = 128, repeats = 5;
+  std::vector<int> batches = {1, 4, 16};
+  bool json = false;
+};
+
+struct Spread {
+  double low, median, high;
+};
+Spread spread(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return {values.front(), n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2, values.back()};
+}
+
+/// One timed run, and what it moved and computed.
+struct Run {
+  double seconds = 0, bytes = 0, flops = 0;
+  std::int64_t tokens = 0;
+};
+
+std::vector<std::vector<herd::TokenId>> random_ids(int batch, int length, int vocab) {
+  std::vector<std::vector<herd::TokenId>> ids(static_cast<std::size_t>(batch));
+  std::uint64_t state = 88172645463325252ull;  // xorshift64: any fixed text will do
+  for (auto& sequence : ids)
+    for (int i = 0; i < length; ++i) {
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+      sequence.push_back(static_cast<herd::TokenId>(state % static_cast<std::uint64_t>(vocab)));
+    }
+  return ids;
+}
+
+class Bench {
+ public:
+  Bench(herd::LlamaModel& model, std::int64_t kv_per_token)
+      : model_(model), info_(model.info()), kv_per_token_(static_cast<double>(kv_per_token)) {}
+
+  /// Every sequence of the batch gets `length` tokens.
+  herd::Result<Run> prefill(int batch, int length) {
+    model_.clear_batch();
+    const auto ids = random_ids(batch, length, info_.vocab);
+    Run run = start();
+    if (const auto done = model_.forward_batch(ids); !done.ok()) return done.error();
+    stop(run);
+    run.tokens = std::int64_t{batch} * length;
+    for (int i = 1; i <= length; ++i) run.flops += batch * attention_flops(i);
+    run.bytes += kv_per_token_ * static_cast<double>(run.tokens);  // each written and read once
+    return run;
+  }
+
+  /// `steps` more for each. REQUIRES: `length` tokens in each sequence's cache, as prefill leaves it.
+  herd::Result<Run> decode(int batch, int length, int steps) {
+    const auto ids = random_ids(batch, 1, info_.vocab);
+    Run run = start();
+    for (int i = 0; i < steps; ++i)
+      if (const auto done = model_.forward_batch(ids); !done.ok()) return done.error();
+    stop(run);
+    run.tokens = std::int64_t{batch} * steps;
+    for (int i = 1; i <= steps; ++i) {
+      run.flops += batch * attention_flops(length + i);
+      run.bytes += batch * kv_per_token_ * (length + i);
+    }
+    return run;
+  }
+
+ private:
+  /// Two multiply-adds per query head, component and key.
+  double attention_flops(int keys) const {
+    return 4.0 * keys * info_.heads * info_.head_size * info_.layers;
+  }
+  Run start() {
+    before_ = model_.counters();
+    return {seconds_now(), 0, 0, 0};
+  }
+  void stop(Run& run) {
+    run.seconds = seconds_now() - run.seconds;
+    const herd::ModelCounters after = model_.counters();
+    run.bytes = static_cast<double>(after.weight_bytes - before_.weight_bytes);
+    run.flops = static_cast<double>(after.matmul_flops - before_.matmul_flops);
+  }
+
+  herd::LlamaModel& model_;
+  herd::ModelInfo info_;
+  double kv_per_token_;
+  herd::ModelCounters before_;
+};
+
+struct Row {
+  std::string what;
+  int batch;
+  Spread rate;       // tok/s
+  double gb, gflop;  // per second, at the median
+  double read_share, flop_share;
+  double floor_share() const { return std::max(read_share, flop_share); }
+};
+
+Row make_row(std::string what, int batch, const std::vector<Run>& runs, const herd::MeasuredCeilings& ceilings) {
+  std::vector<double> rates;
+  for (const Run& run : runs) rates.push_back(static_cast<double>(run.tokens) / run.seconds);
+  const Spread rate = spread(rates);
+  const Run& any = runs.front();  // all moved and computed the same
+  const double seconds = static_cast<double>(any.tokens) / rate.median;
+  const double bytes = any.bytes / seconds, flops = any.flops / seconds;
+  return {std::move(what), batch, rate, bytes / 1e9, flops / 1e9,
+          bytes / ceilings.read_bytes_per_second, flops / ceilings.f32_flops_per_second};
+}
+
+void print_json(const Flags& flags, const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings,
+                const std::vector<Row>& rows) {
+  nlohmann::ordered_json out;
+  out["model"] = info.name;
+  out["backend"] = info.backend;
+  out["prompt"] = flags.prompt;
+  out["max_tokens"] = flags.n;
+  out["repeats"] = flags.repeats;
+  out["read_bytes_per_second"] = ceilings.read_bytes_per_second;
+  out["f32_flops_per_second"] = ceilings.f32_flops_per_second;
+  out["results"] = nlohmann::ordered_json::array();
+  for (const Row& r : rows)
+    out["results"].push_back({{"what", r.what}, {"batch", r.batch}, {"tokens_per_second", r.rate.median},
+                              {"low", r.rate.low}, {"high", r.rate.high}, {"gb_per_second", r.gb},
+                              {"gflop_per_second", r.gflop}, {"share_of_read", r.read_share},
+                              {"share_of_f32", r.flop_share}, {"share_of_floor", r.floor_share()}});
+  std::cout << dump(out) << "\n";
+}
+
+void print_text(const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
+  std::cout << fmt::format("{}, {}\nceilings measured in this run: read {:.1f} GB/s, f32 {:.1f} GFLOP/s\n\n", info.name,
+                           info.backend, ceilings.read_bytes_per_second / 1e9, ceilings.f32_flops_per_second / 1e9);
+  std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch", "tok/s",
+                           "low..high", "GB/s", "GFLOP/s", "% read", "% f32", "% floor");
+  for (const Row& r : rows)
+    std::cout << fmt::format("{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,
+                             r.batch, r.rate.median, fmt::format("{:.1f}..{:.1f}", r.rate.low, r.rate.high), r.gb,
+                             r.gflop, 100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
+}
+
+/// Repeats of every batch size, taking turns; the first round warms up and is not kept.
+herd::Status measure(const Flags& flags, Bench& bench, Progress& progress, std::vector<std::vector<Run>>& prefills,
+                     std::vector<std::vector<Run>>& decodes) {
+  for (int repeat = -1; repeat < flags.repeats; ++repeat) {
+    for (std::size_t i = 0; i < flags.batches.size(); ++i) {
+      progress.status(fmt::format("round {} of {}, batch {}", std::max(repeat, 0) + 1, flags.repeats, flags.batches[i]));
+      const auto prefill = bench.prefill(flags.batches[i], flags.prompt);
+      if (!prefill.ok()) return prefill.status();
+      const auto decode = bench.decode(flags.batches[i], flags.prompt, repeat < 0 ? std::min(flags.n, 4) : flags.n);
+      if (!decode.ok()) return decode.status();
+      if (interrupted()) return {herd::Code::cancelled, "stopped"};
+      if (repeat < 0) continue;
+      prefills[i].push_back(*prefill);
+      decodes[i].push_back(*decode);
+    }
+  }
+  return {};
+}
+
+int run(const Flags& flags) {
+  const int largest = *std::max_element(flags.batches.begin(), flags.batches.end());
+  herd::ModelOptions options = flags.model.options();
+  options.batch_size = largest;
+  options.context = flags.prompt + flags.n;
+  options.kv_tokens = std::int64_t{largest} * options.context;
+  const auto need = herd::LlamaModel::plan(flags.model.path, options);
+  if (!need.ok()) return fail(need.error());
+  auto model = load(flags.model.path, options);
+  if (!model.ok()) return fail(model.error());
+
+  catch_interrupt();
+  Progress progress("measuring");
+  const herd::MeasuredCeilings ceilings = herd::measure_ceilings(flags.model.threads);
+  Bench bench(*model, need->kv_per_token);
+  std::vector<std::vector<Run>> prefills(flags.batches.size()), decodes(flags.batches.size());
+  const herd::Status status = measure(flags, bench, progress, prefills, decodes);
+  progress.clear();
+  if (!status.ok()) return interrupted() ? kInterrupted : fail(status.error());
+  std::vector<Row> rows;
+  for (std::size_t i = 0; i < flags.batches.size(); ++i)
+    rows.push_back(make_row("prefill", flags.batches[i], prefills[i], ceilings));
+  for (std::size_t i = 0; i < flags.batches.size(); ++i)
+    rows.push_back(make_row("decode", flags.batches[i], decodes[i], ceilings));
+  if (flags.json) print_json(flags, model->info(), ceilings, rows);
+  else print_text(model->info(), ceilings, rows);
+  return kOk;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& exit_code) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("bench", "prefill and decode speed, as shares of what the machine can do");
+  flags->model.add_path(*command);
+  command->add_option("-p,--prompt", flags->prompt, "prompt tokens per sequence")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("-n,--max-tokens", flags->n, "tokens decoded per sequence")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("-b,--batch", flags->batches, "batch sizes")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--repeats", flags->repeats, "runs of each; the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "for machines: ceilings and results[]");
+  flags->model.add_device(*command);
+  command->footer(
+      "% read and % f32 are shares of the memory bandwidth and the f32 rate measured in the same run,\n"
+      "counting each weight, and each cached key and value of a sequence, once a step. % floor is the\n"
+      "larger of the two: how close to the limit that binds. Loading is not counted.\n"
+      "Example: herd bench -m model.gguf -p 512 -n 128 -b 1,4,16");
+  command->callback([flags, &exit_code] { exit_code = run(*flags); });
+}
+
+}  // namespace cli

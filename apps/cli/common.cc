@@ -1,0 +1,161 @@
+#include "common.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+
+namespace cli {
+
+int fail(std::string_view message, int code) {
+  std::cerr << "herd: " << message << "\n";
+  return code;
+}
+int fail(const herd::Error& error) {
+  return fail(error.message);
+}
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Progress::Progress(std::string label) : label_(std::move(label)), started_(seconds_now()) {}
+Progress::~Progress() {
+  clear();
+}
+
+void Progress::update(std::int64_t done, std::int64_t total) {
+  constexpr int kWidth = 30;
+  const double share = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 0.0;
+  const int full = static_cast<int>(share * kWidth);
+  status(fmt::format("[{}{}] {:3.0f} %", std::string(static_cast<std::size_t>(full), '#'),
+                     std::string(static_cast<std::size_t>(kWidth - full), '.'), share * 100));
+}
+
+void Progress::status(const std::string& text) {
+  const double now = seconds_now();
+  if (now - started_ < 1.0 || now - drawn_ < 0.1 || isatty(STDERR_FILENO) == 0) return;
+  std::cerr << "\r\033[K" << label_ << " " << text << std::flush;
+  drawn_ = now;
+  shown_ = true;
+}
+
+void Progress::clear() {
+  if (shown_) std::cerr << "\r\033[K" << std::flush;
+  shown_ = false;
+}
+
+std::string human_bytes(double bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < std::size(kUnits); ++unit) bytes /= 1024;
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, kUnits[unit]);
+}
+
+namespace {
+std::atomic<int> interrupts{0};
+void on_interrupt(int) {
+  if (interrupts.fetch_add(1) > 0) _exit(kInterrupted);
+}
+}  // namespace
+
+void catch_interrupt() {
+  struct sigaction action = {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+}
+bool interrupted() {
+  return interrupts.load() > 0;
+}
+
+herd::Result<std::string> read_file(const std::string& path) {
+  if (path == "-") return read_stdin();
+  std::ifstream in(path, std::ios::binary);
+  if (!in)
+    return herd::Error{herd::Code::not_found, fmt::format("{}: {}", path, std::strerror(errno))};
+  std::string text(std::istreambuf_iterator<char>(in), {});
+  if (in.bad()) return herd::Error{herd::Code::io, fmt::format("{}: cannot be read", path)};
+  return text;
+}
+
+std::string read_stdin() {
+  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+std::string dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+bool is_token_id(const nlohmann::json& json) {
+  return json.is_number_integer() && json >= 0 && json <= (1 << 30);
+}
+
+void ModelFlags::add_path(CLI::App& app, bool positional) {
+  app.add_option(positional ? "model,-m,--model" : "-m,--model", path,
+                 "GGUF file (the first part of a split one)")
+      ->required();
+}
+
+void ModelFlags::add_device(CLI::App& app) {
+  app.add_option("--device", device, "where to run")
+      ->check(CLI::IsMember({"cpu", "reference", "cuda", "metal", "metal-emulated"}))
+      ->capture_default_str();
+  app.add_option("--threads", threads, "CPU threads; 0: one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", isa, "CPU instruction set; the bits are the same with each")
+      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "neon"}))
+      ->capture_default_str();
+  app.add_option("--kv-type", kv_type, "how keys and values are kept: 2 or 4 bytes each")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+}
+
+void ModelFlags::add_sizes(CLI::App& app) {
+  app.add_option("--batch-size", batch_size,
+                 "sequences that run at once; 0: as many as there are, at most 16")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_option("--context", context, "longest sequence in tokens; 0: what the work needs")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+herd::ModelOptions ModelFlags::options() const {
+  static const std::map<std::string, herd::DeviceType> devices = {
+      {"cpu", herd::DeviceType::cpu},
+      {"reference", herd::DeviceType::reference},
+      {"cuda", herd::DeviceType::cuda},
+      {"metal", herd::DeviceType::metal},
+      {"metal-emulated", herd::DeviceType::metal_emulated}};
+  static const std::map<std::string, herd::Isa> isas = {{"auto", herd::Isa::automatic},
+                                                        {"scalar", herd::Isa::scalar},
+                                                        {"avx2", herd::Isa::avx2},
+                                                        {"avx512", herd::Isa::avx512},
+                                                        {"neon", herd::Isa::neon}};
+  herd::ModelOptions options;
+  options.device = devices.at(device);
+  options.isa = isas.at(isa);
+  options.kv_type = kv_type == "f32" ? herd::KvType::f32 : herd::KvType::f16;
+  options.threads = threads;
+  options.context = context;
+  options.batch_size = batch_size == 0 ? 16 : batch_size;
+  return options;
+}
+
+herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions options) {
+  Progress progress("loading");
+  options.progress = [&](std::int64_t done, std::int64_t total) { progress.update(done, total); };
+  return herd::LlamaModel::from_gguf(path, std::move(options));
+}
+
+}  // namespace cli
