@@ -189,7 +189,7 @@ TEST_P(KTypes, BeatThePlainRangeWithExactScales) {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = bell(i) * 0.03f;
   const std::vector<float> y = round_trip(GetParam(), x);
   const double error = squared_error(x, y), plain = plain_error(GetParam(), x);
-  EXPECT_FALSE(!(error <= 0.9 * plain)) << error << " against " << plain;
+  EXPECT_FALSE(!(error <= 0.87 * plain)) << error / plain;
 }
 
 /// Whatever the shape, a block errs at most as the plain range does, plus half a unit of its
@@ -249,7 +249,7 @@ TEST_P(WritableTypes, ConstantsKeepTheirValue) {
 /// Weights so small that their scale is a subnormal half still keep their shape.
 TEST_P(KTypes, SmallWeightsKeepTheirShape) {
   std::vector<float> x(256 * 8);
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = bell(i) * 3e-5f;
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = bell(i) * 5e-6f;
   const double norm = squared_error(x, std::vector<float>(x.size()));
   const double error = squared_error(x, round_trip(GetParam(), x));
   EXPECT_FALSE(!(error <= 0.02 * norm)) << error / norm;

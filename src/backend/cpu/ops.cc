@@ -19,7 +19,8 @@ void CpuBackend::embed(const EmbedArgs& args) {
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);
       unpack(panel, k0, n, chunk);
-      for (std::int32_t k = 0; k < n; ++k) out[k0 + k] = chunk[k * kPanelRows + id % kPanelRows];
+      for (std::int32_t k = 0; k < n; ++k)  // adding +0 makes -0 +0: packed formats have no -0
+        out[k0 + k] = chunk[k * kPanelRows + id % kPanelRows] + 0.0f;
     }
   });
 }

@@ -125,8 +125,11 @@ class ReferenceBackend final : public Backend {
   // ---- the forward pass ----
   void embed(const EmbedArgs& a) override {
     const Matrix& m = matrix(a.table);
-    for (std::size_t i = 0; i < a.ids.size(); ++i)
-      read_row(m, a.ids[i], a.out + static_cast<std::int64_t>(i) * m.columns);
+    for (std::size_t i = 0; i < a.ids.size(); ++i) {
+      float* out = a.out + static_cast<std::int64_t>(i) * m.columns;
+      read_row(m, a.ids[i], out);
+      for (std::int64_t k = 0; k < m.columns; ++k) out[k] = out[k] + 0.0f;  // -0 becomes +0
+    }
   }
 
   void rms_norm(const RmsNormArgs& a) override {
