@@ -36,7 +36,7 @@ void add_make_model(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "the same seed gives the same bytes")->capture_default_str();
   command->add_option("out", flags->out, "GGUF file to write")->required();
-  command->footer("Example: herd make-model --shape llama-3-8b --type Q4_K_M /tmp/random-8b.gguf");
+  command->footer("Example: herd make-model --shape llama-3-8b --type Q4_K_M random-8b.gguf");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });
 }
 

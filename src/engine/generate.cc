@@ -231,7 +231,7 @@ class Generation {
     result.ids.push_back(id);
     if (request.logprobs >= 0)
       result.logprobs.push_back(sampler_.logprob(logits, id, request.logprobs));
-    const std::string text = has_text(id) ? r.stops.push(r.detokenizer->push(id)) : std::string();
+    const std::string text = follows_text(r) ? push_text(r, id) : std::string();
     result.text += text;
     const FinishReason reason = ends(r, id);
     if (reason != FinishReason::none)
@@ -243,6 +243,14 @@ class Generation {
   /// A model may have more ids than its vocabulary has tokens (padding): those have no text.
   bool has_text(TokenId id) const {
     return impl_.tokenizer != nullptr && id < impl_.tokenizer->vocab_size();
+  }
+
+  /// Text is made token by token for those who look at it so; else at the end, all at once.
+  bool follows_text(const Running& r) const {
+    return options_.on_event || !requests_[r.request].stop.empty();
+  }
+  std::string push_text(Running& r, TokenId id) {
+    return has_text(id) ? r.stops.push(r.detokenizer->push(id)) : std::string();
   }
 
   FinishReason ends(const Running& r, TokenId id) const {
@@ -262,6 +270,8 @@ class Generation {
   void finish(Running& r, FinishReason reason, TokenId id, std::string text) {
     GenerateResult& result = results_[r.request];
     if (r.detokenizer) {
+      if (!follows_text(r))
+        for (const TokenId each : result.ids) result.text += push_text(r, each);
       std::string rest = r.stops.push(r.detokenizer->flush());
       rest += r.stops.finish();
       result.text += rest;

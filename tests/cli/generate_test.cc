@@ -209,7 +209,10 @@ TEST(CliGenerate, AnswersEndAtStopIdsStopTextAndLength) {
   EXPECT_EQ(stopped["ids"].get<std::vector<int>>(),
             std::vector<int>(ids.begin(), ids.begin() + at + 1));
 
-  const std::string text = plain["text"], stop = text.substr(text.size() / 2, 1);
+  const std::string text = plain["text"];
+  const std::size_t letter = text.find_last_of("abcdefghijklmnopqrstuvwxyz");
+  ASSERT_NE(letter, std::string::npos) << text;
+  const std::string stop = text.substr(letter, 1);
   const auto cut = answers({"-p", "Hello", "-n", "10", "--ignore-eos", "--stop", stop})[0];
   EXPECT_EQ(cut["finish_reason"], "stop");
   EXPECT_EQ(cut["text"], text.substr(0, text.find(stop)));

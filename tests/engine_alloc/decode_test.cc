@@ -1,5 +1,4 @@
-// Decoding allocates nothing: operator new is counted while answers of different lengths are
-// generated; only the length of the answers differs, so more of them may not cost one allocation.
+// Decoding allocates nothing: operator new is counted from step to step of a running generation.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -65,19 +64,25 @@ void operator delete[](void* p, std::size_t, std::align_val_t) noexcept {
 namespace herd {
 namespace {
 
-std::size_t allocations_of(LlamaModel& model, const std::vector<GenerateRequest>& requests) {
-  const std::size_t before = g_allocations;
-  const auto results = generate(model, requests);
-  const std::size_t count = g_allocations - before;
+/// operator new's count before each step: generate() polls `cancelled` once a step.
+std::vector<std::size_t> counts_by_step(LlamaModel& model,
+                                        const std::vector<GenerateRequest>& requests) {
+  std::vector<std::size_t> counts;
+  counts.reserve(1000);
+  GenerateOptions options;
+  options.cancelled = [&] {
+    counts.push_back(g_allocations);
+    return false;
+  };
+  const auto results = generate(model, requests, options);
   EXPECT_TRUE(results.ok());
-  for (std::size_t i = 0; results.ok() && i < requests.size(); ++i)
-    EXPECT_EQ((*results)[i].ids.size(), static_cast<std::size_t>(requests[i].max_tokens));
-  return count;
+  return counts;
 }
 
 class EngineAllocations : public testing::TestWithParam<DeviceType> {};
 
 TEST_P(EngineAllocations, DecodeStepsAllocateNothing) {
+  constexpr std::size_t kTokens = 70;  // past two pages of KV
   ModelOptions options;
   options.device = GetParam();
   options.threads = 2;
@@ -88,19 +93,18 @@ TEST_P(EngineAllocations, DecodeStepsAllocateNothing) {
     std::vector<GenerateRequest> requests(4);
     for (std::size_t i = 0; i < requests.size(); ++i) {
       requests[i].ids = {static_cast<TokenId>(5 + i), 6, 7};
+      requests[i].max_tokens = kTokens;
       requests[i].ignore_end = true;
       requests[i].sampling.temperature = temperature;
       requests[i].sampling.top_k = 40;
       requests[i].sampling.top_p = 0.9f;
+      requests[i].sampling.repetition_penalty = 1.1f;
     }
-    const auto with_length = [&](std::int32_t n) {
-      for (auto& request : requests) request.max_tokens = n;
-      return allocations_of(model, requests);
-    };
-    with_length(20);  // whatever is only made once
-    const std::size_t few = with_length(20);
-    EXPECT_GT(few, 10u) << "the counter counts";
-    EXPECT_EQ(with_length(200), few) << "temperature " << temperature;
+    const auto counts = counts_by_step(model, requests);
+    ASSERT_EQ(counts.size(), kTokens + 1);
+    EXPECT_GT(counts[1], counts[0]) << "admission allocates, and the counter counts";
+    for (std::size_t step = 2; step < kTokens; ++step)  // the last one makes the text
+      EXPECT_EQ(counts[step], counts[1]) << "step " << step << ", temperature " << temperature;
   }
 }
 
