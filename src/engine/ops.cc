@@ -1,12 +1,16 @@
-// herd::Ops: checks the sizes of host spans, brings them to the device, runs one op, brings the result
-// back. One way for every device.
+// herd::Ops: checks the sizes of host spans, brings them to the device, runs one op, brings the
+// result back. One way for every device.
 #include "herd/ops.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
+#include <numeric>
+#include <type_traits>
 
 #include "backend/backend.h"
 #include "model/loader.h"
@@ -25,26 +29,40 @@ Result<std::int64_t> product(std::string_view op, Factors factors) {
   std::int64_t n = 1;
   for (const Factor& f : factors) {
     if (f.value < 0)
-      return Error{Code::invalid_argument, fmt::format("{}: {} is {}, must be at least 0", op, f.name, f.value)};
-    if (__builtin_mul_overflow(n, f.value, &n))
       return Error{Code::invalid_argument,
-                   fmt::format("{}: the product of its sizes overflows at {} = {}", op, f.name, f.value)};
+                   fmt::format("{}: {} is {}, must be at least 0", op, f.name, f.value)};
+    if (__builtin_mul_overflow(n, f.value, &n))
+      return Error{
+          Code::invalid_argument,
+          fmt::format("{}: the product of its sizes overflows at {} = {}", op, f.name, f.value)};
   }
   return n;
 }
 
+/// How much a caller handed over.
+struct Given {
+  template <class T>
+  Given(std::span<T> span)  // NOLINT: spans convert on call
+      : count(std::ssize(span)),
+        unit(std::is_same_v<std::remove_const_t<T>, float> ? "floats"
+             : sizeof(T) == 1                              ? "bytes"
+                                                           : "integers") {}
+  std::int64_t count;
+  std::string_view unit;
+};
+
 /// The argument `name` must hold the product of `factors` elements.
-Status size(std::string_view op, std::string_view name, std::size_t given, Factors factors) {
+Status size(std::string_view op, std::string_view name, Given given, Factors factors) {
   const auto needed = product(op, factors);
   if (!needed.ok()) return needed.error();
-  if (static_cast<std::int64_t>(given) == *needed) return {};
+  if (given.count == *needed) return {};
   std::string names, values;
   for (const Factor& f : factors) {
     names += fmt::format("{}{}", names.empty() ? "" : "*", f.name);
     values += fmt::format("{}{}", values.empty() ? "" : "*", f.value);
   }
-  return {Code::invalid_argument, fmt::format("{}: {} holds {} elements, {} needs {} ({})", op, name, given,
-                                              names, *needed, values)};
+  return {Code::invalid_argument, fmt::format("{}: {} holds {} {}, {} needs {} ({})", op, name,
+                                              given.count, given.unit, names, *needed, values)};
 }
 
 Status first_error(std::initializer_list<Status> checks) {
@@ -55,7 +73,39 @@ Status first_error(std::initializer_list<Status> checks) {
 
 Status divides(std::string_view op, int heads, int kv_heads) {
   if (kv_heads > 0 && heads % kv_heads == 0) return {};
-  return {Code::invalid_argument, fmt::format("{}: kv_heads {} must divide heads {}", op, kv_heads, heads)};
+  return {Code::invalid_argument,
+          fmt::format("{}: kv_heads {} must divide heads {}", op, kv_heads, heads)};
+}
+
+/// The position of each sequence's first row.
+Status starts(std::string_view op, std::span<const std::int32_t> start, std::int64_t most) {
+  for (std::size_t i = 0; i < start.size(); ++i)
+    if (start[i] < 0 || start[i] > most)
+      return {Code::invalid_argument,
+              fmt::format("{}: start[{}] is {}, must be 0 to {}", op, i, start[i], most)};
+  return {};
+}
+
+std::string type_names() {
+  std::string names;
+  for (const quant::TypeInfo& info : quant::kTypes)
+    names += fmt::format("{}{}", names.empty() ? "" : " ", info.name);
+  return names;
+}
+
+/// [batch * sequence][cos, sin]: the rows of the table that this call needs, in the order of x.
+Result<std::vector<float>> rope_rows(std::span<const std::int32_t> start, int sequence,
+                                     int head_size, float base) {
+  ModelConfig config;
+  config.rope_size = head_size;
+  config.rope_base = base;
+  std::vector<float> rows;
+  for (const std::int32_t first : start) {
+    const auto table = make_rope_table(config, first + sequence, {}, first);
+    if (!table.ok()) return table.error();
+    rows.insert(rows.end(), table->begin(), table->end());
+  }
+  return rows;
 }
 
 /// Device memory for the length of one call.
@@ -117,105 +167,122 @@ Ops::Ops(Ops&&) noexcept = default;
 Ops& Ops::operator=(Ops&&) noexcept = default;
 Ops::~Ops() = default;
 
-Status Ops::rms_norm_batch_f32(std::span<const float> x, std::span<const float> weight, std::span<float> out,
-                               int batch, int sequence, int dim, float epsilon) {
+Status Ops::rms_norm_batch_f32(std::span<const float> x, std::span<const float> weight,
+                               std::span<float> out, int batch, int sequence, int dim,
+                               float epsilon) {
   constexpr std::string_view op = "rms_norm_batch_f32";
   const Factors shape = {{"batch", batch}, {"sequence", sequence}, {"dim", dim}};
-  if (Status bad = first_error({size(op, "x", x.size(), shape), size(op, "out", out.size(), shape),
-                                size(op, "weight", weight.size(), {{"dim", dim}})});
+  if (Status bad = first_error({size(op, "x", x, shape), size(op, "out", out, shape),
+                                size(op, "weight", weight, {{"dim", dim}})});
       !bad.ok())
     return bad;
+  if (!(epsilon >= 0))
+    return {Code::invalid_argument, fmt::format("{}: epsilon {} must be at least 0", op, epsilon)};
   if (x.empty()) return {};
+  if (const std::int64_t rows = std::int64_t{batch} * sequence;
+      rows > std::numeric_limits<int>::max())
+    return {Code::invalid_argument,
+            fmt::format("{}: batch*sequence is {}, must be below 2^31", op, rows)};
   Staging s(*backend_);
   float *dx = s.in(x), *dw = s.in(weight);
   if (s.ok()) backend_->rms_norm({dx, dw, dx, batch * sequence, dim, epsilon});
   return s.out(out, dx);
 }
 
-Status Ops::rope_batch_f32(std::span<float> x, std::span<const std::int32_t> start, int batch, int sequence,
-                           int heads, int head_size, float base) {
+Status Ops::rope_batch_f32(std::span<float> x, std::span<const std::int32_t> start, int batch,
+                           int sequence, int heads, int head_size, float base) {
   constexpr std::string_view op = "rope_batch_f32";
-  if (Status bad = first_error({size(op, "x", x.size(), {{"batch", batch}, {"sequence", sequence},
-                                                         {"heads", heads}, {"head_size", head_size}}),
-                                size(op, "start", start.size(), {{"batch", batch}})});
+  if (Status bad = first_error({size(op, "x", x,
+                                     {{"batch", batch},
+                                      {"sequence", sequence},
+                                      {"heads", heads},
+                                      {"head_size", head_size}}),
+                                size(op, "start", start, {{"batch", batch}})});
       !bad.ok())
     return bad;
   if (head_size % 2 != 0)
     return {Code::invalid_argument, fmt::format("{}: head_size {} must be even", op, head_size)};
-  if (!(base > 0)) return {Code::invalid_argument, fmt::format("{}: base {} must be above 0", op, base)};
+  if (!(base > 0) || !std::isfinite(base))
+    return {Code::invalid_argument,
+            fmt::format("{}: base {} must be above 0 and finite", op, base)};
   if (x.empty()) return {};
-  constexpr std::int32_t kMostPositions = 1 << 24;
-  std::vector<std::int32_t> positions;
-  std::int32_t most = 0;
-  for (const std::int32_t first : start) {
-    if (first < 0 || first > kMostPositions - sequence)
-      return {Code::invalid_argument, fmt::format("{}: start {} must be 0 to {}", op, first,
-                                                  kMostPositions - sequence)};
-    for (int i = 0; i < sequence; ++i) positions.push_back(first + i);
-    most = std::max(most, first + sequence);
-  }
-  ModelConfig config;
-  config.rope_size = head_size;
-  config.rope_base = base;
-  const auto table = make_rope_table(config, most, {});
+  constexpr std::int64_t kMostPositions = 1 << 24;  // beyond, positions are not exact in f32
+  if (Status bad = starts(op, start, kMostPositions - sequence); !bad.ok()) return bad;
+  const auto table = rope_rows(start, sequence, head_size, base);
   if (!table.ok()) return table.status();
+  std::vector<std::int32_t> rows(table->size() / static_cast<std::size_t>(head_size));
+  std::iota(rows.begin(), rows.end(), 0);
   Staging s(*backend_);
   float *dx = s.in(x), *dt = s.in(*table);
-  if (s.ok()) backend_->rope({dx, positions, dt, heads, head_size, head_size});
+  if (s.ok()) backend_->rope({dx, rows, dt, heads, head_size, head_size});
   return s.out(x, dx);
 }
 
 Status Ops::attention_scores_batch_f32(std::span<const float> q, std::span<const float> k,
-                                       std::span<float> scores, std::span<const std::int32_t> start, int batch,
-                                       int queries, int keys, int heads, int kv_heads, int head_size) {
+                                       std::span<float> scores, std::span<const std::int32_t> start,
+                                       int batch, int queries, int keys, int heads, int kv_heads,
+                                       int head_size) {
   constexpr std::string_view op = "attention_scores_batch_f32";
   const Factor b{"batch", batch}, i{"queries", queries}, j{"keys", keys}, h{"heads", heads},
       kh{"kv_heads", kv_heads}, d{"head_size", head_size};
-  if (Status bad = first_error({size(op, "q", q.size(), {b, i, h, d}), size(op, "k", k.size(), {b, j, kh, d}),
-                                size(op, "scores", scores.size(), {b, h, i, j}),
-                                size(op, "start", start.size(), {b}), divides(op, heads, kv_heads)});
+  if (Status bad = first_error({size(op, "q", q, {b, i, h, d}), size(op, "k", k, {b, j, kh, d}),
+                                size(op, "scores", scores, {b, h, i, j}),
+                                size(op, "start", start, {b}), divides(op, heads, kv_heads),
+                                starts(op, start, std::numeric_limits<std::int32_t>::max())});
       !bad.ok())
     return bad;
+  if (head_size < 1)
+    return {Code::invalid_argument,
+            fmt::format("{}: head_size {} must be at least 1", op, head_size)};
   if (scores.empty()) return {};
   Staging s(*backend_);
   float *dq = s.in(q), *dk = s.in(k), *ds = s.room(scores.size());
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
   if (s.ok())
-    backend_->attention_scores({dq, dk, ds, batch, queries, keys, heads, kv_heads, head_size, start.data(), scale});
+    backend_->attention_scores(
+        {dq, dk, ds, batch, queries, keys, heads, kv_heads, head_size, start.data(), scale});
   return s.out(scores, ds);
 }
 
-Status Ops::softmax_max_batch_f32(std::span<const float> x, std::span<float> max, int rows, int columns) {
+Status Ops::softmax_max_batch_f32(std::span<const float> x, std::span<float> max, int rows,
+                                  int columns) {
   constexpr std::string_view op = "softmax_max_batch_f32";
   const Factor r{"rows", rows}, c{"columns", columns};
-  if (Status bad = first_error({size(op, "x", x.size(), {r, c}), size(op, "max", max.size(), {r})}); !bad.ok())
+  if (Status bad = first_error({size(op, "x", x, {r, c}), size(op, "max", max, {r})}); !bad.ok())
     return bad;
-  if (x.empty()) return {};
+  if (x.empty()) {  // of no columns: what no number is below
+    std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
+    return {};
+  }
   Staging s(*backend_);
   float *dx = s.in(x), *dm = s.room(max.size());
   if (s.ok()) backend_->softmax_max({dx, dm, nullptr, rows, columns});
   return s.out(max, dm);
 }
 
-Status Ops::softmax_exp_sum_f32(std::span<float> x, std::span<const float> max, std::span<float> sum, int rows,
-                                int columns) {
+Status Ops::softmax_exp_sum_f32(std::span<float> x, std::span<const float> max,
+                                std::span<float> sum, int rows, int columns) {
   constexpr std::string_view op = "softmax_exp_sum_f32";
   const Factor r{"rows", rows}, c{"columns", columns};
-  if (Status bad = first_error({size(op, "x", x.size(), {r, c}), size(op, "max", max.size(), {r}),
-                                size(op, "sum", sum.size(), {r})});
+  if (Status bad = first_error(
+          {size(op, "x", x, {r, c}), size(op, "max", max, {r}), size(op, "sum", sum, {r})});
       !bad.ok())
     return bad;
-  if (x.empty()) return {};
+  if (x.empty()) {
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    return {};
+  }
   Staging s(*backend_);
   float *dx = s.in(x), *dm = s.in(max), *dsum = s.room(sum.size());
   if (s.ok()) backend_->softmax_exp_sum({dx, dm, dsum, rows, columns});
   return first_error({s.out(x, dx), s.out(sum, dsum)});
 }
 
-Status Ops::softmax_normalize_f32(std::span<float> x, std::span<const float> sum, int rows, int columns) {
+Status Ops::softmax_normalize_f32(std::span<float> x, std::span<const float> sum, int rows,
+                                  int columns) {
   constexpr std::string_view op = "softmax_normalize_f32";
   const Factor r{"rows", rows}, c{"columns", columns};
-  if (Status bad = first_error({size(op, "x", x.size(), {r, c}), size(op, "sum", sum.size(), {r})}); !bad.ok())
+  if (Status bad = first_error({size(op, "x", x, {r, c}), size(op, "sum", sum, {r})}); !bad.ok())
     return bad;
   if (x.empty()) return {};
   Staging s(*backend_);
@@ -225,40 +292,46 @@ Status Ops::softmax_normalize_f32(std::span<float> x, std::span<const float> sum
 }
 
 Status Ops::apply_attention_batch_f32(std::span<const float> weights, std::span<const float> v,
-                                      std::span<float> out, int batch, int queries, int keys, int heads,
-                                      int kv_heads, int head_size) {
+                                      std::span<float> out, int batch, int queries, int keys,
+                                      int heads, int kv_heads, int head_size) {
   constexpr std::string_view op = "apply_attention_batch_f32";
   const Factor b{"batch", batch}, i{"queries", queries}, j{"keys", keys}, h{"heads", heads},
       kh{"kv_heads", kv_heads}, d{"head_size", head_size};
-  if (Status bad = first_error({size(op, "weights", weights.size(), {b, h, i, j}),
-                                size(op, "v", v.size(), {b, j, kh, d}), size(op, "out", out.size(), {b, i, h, d}),
-                                divides(op, heads, kv_heads)});
+  if (Status bad =
+          first_error({size(op, "weights", weights, {b, h, i, j}), size(op, "v", v, {b, j, kh, d}),
+                       size(op, "out", out, {b, i, h, d}), divides(op, heads, kv_heads)});
       !bad.ok())
     return bad;
   if (out.empty()) return {};
   Staging s(*backend_);
   float *dw = s.in(weights), *dv = s.in(v), *dout = s.room(out.size());
-  if (s.ok()) backend_->apply_attention({dw, dv, dout, batch, queries, keys, heads, kv_heads, head_size});
+  if (s.ok())
+    backend_->apply_attention({dw, dv, dout, batch, queries, keys, heads, kv_heads, head_size});
   return s.out(out, dout);
 }
 
-Status Ops::batch_matmul(std::span<const float> x, std::span<const std::byte> w, std::string_view type,
-                         std::span<float> out, int rows, int inputs, int outputs) {
+Status Ops::batch_matmul(std::span<const float> x, std::span<const std::byte> w,
+                         std::string_view type, std::span<float> out, int rows, int inputs,
+                         int outputs) {
   constexpr std::string_view op = "batch_matmul";
   const quant::TypeInfo* info = quant::find_type(type);
-  if (info == nullptr) return {Code::unsupported, fmt::format("{}: weight type \"{}\" is not known", op, type)};
+  if (info == nullptr)
+    return {Code::unsupported,
+            fmt::format("{}: weight type \"{}\" is not one of {}", op, type, type_names())};
   const Factor r{"rows", rows}, k{"inputs", inputs}, n{"outputs", outputs};
-  if (Status bad = first_error({size(op, "x", x.size(), {r, k}), size(op, "out", out.size(), {r, n})}); !bad.ok())
+  if (Status bad = first_error({size(op, "x", x, {r, k}), size(op, "out", out, {r, n})}); !bad.ok())
     return bad;
   if (inputs % info->block != 0)
-    return {Code::invalid_argument, fmt::format("{}: inputs {} must be a multiple of {}, the block of {}", op,
-                                                inputs, info->block, type)};
-  if (Status bad = size(op, "w", w.size(), {n, {"blocks", inputs / info->block}, {"block_bytes", info->bytes}});
+    return {Code::invalid_argument,
+            fmt::format("{}: inputs {} must be a multiple of {}, the block of {}", op, inputs,
+                        info->block, type)};
+  if (Status bad =
+          size(op, "w", w, {n, {"blocks", inputs / info->block}, {"block_bytes", info->bytes}});
       !bad.ok())
     return bad;
   if (out.empty()) return {};
   if (inputs == 0) {
-    for (float& y : out) y = 0.0f;
+    std::fill(out.begin(), out.end(), 0.0f);
     return {};
   }
   Staging s(*backend_);
@@ -269,10 +342,11 @@ Status Ops::batch_matmul(std::span<const float> x, std::span<const std::byte> w,
   return s.out(out, dout);
 }
 
-Status Ops::element_wise_add(std::span<const float> a, std::span<const float> b, std::span<float> out) {
+Status Ops::element_wise_add(std::span<const float> a, std::span<const float> b,
+                             std::span<float> out) {
   constexpr std::string_view op = "element_wise_add";
   const Factor n{"size of a", std::ssize(a)};
-  if (Status bad = first_error({size(op, "b", b.size(), {n}), size(op, "out", out.size(), {n})}); !bad.ok())
+  if (Status bad = first_error({size(op, "b", b, {n}), size(op, "out", out, {n})}); !bad.ok())
     return bad;
   if (a.empty()) return {};
   Staging s(*backend_);
@@ -281,10 +355,11 @@ Status Ops::element_wise_add(std::span<const float> a, std::span<const float> b,
   return s.out(out, da);
 }
 
-Status Ops::swiglu_activation(std::span<const float> gate, std::span<const float> up, std::span<float> out) {
+Status Ops::swiglu_activation(std::span<const float> gate, std::span<const float> up,
+                              std::span<float> out) {
   constexpr std::string_view op = "swiglu_activation";
   const Factor n{"size of gate", std::ssize(gate)};
-  if (Status bad = first_error({size(op, "up", up.size(), {n}), size(op, "out", out.size(), {n})}); !bad.ok())
+  if (Status bad = first_error({size(op, "up", up, {n}), size(op, "out", out, {n})}); !bad.ok())
     return bad;
   if (gate.empty()) return {};
   Staging s(*backend_);

@@ -12,9 +12,10 @@ namespace herd {
 /// Every tensor of the table is there with its shape, and no other. Errors name the tensor.
 Status check_tensors(const gguf::File& file, std::span<const TensorSpec> table);
 
-/// [context][rope_size / 2][cos, sin]; `factors` is rope_freqs.weight or empty. docs/numerics.md.
+/// Positions [first, context): [rope_size / 2][cos, sin] each; `factors` is rope_freqs.weight or
+/// empty. docs/numerics.md.
 Result<std::vector<float>> make_rope_table(const ModelConfig& config, std::int32_t context,
-                                           std::span<const float> factors);
+                                           std::span<const float> factors, std::int32_t first = 0);
 
 class Loader {
  public:

@@ -61,7 +61,7 @@ Status check_tensors(const gguf::File& file, std::span<const TensorSpec> table) 
 }
 
 Result<std::vector<float>> make_rope_table(const ModelConfig& c, std::int32_t context,
-                                           std::span<const float> factors) {
+                                           std::span<const float> factors, std::int32_t first) {
   const std::int32_t half = c.rope_size / 2;
   std::vector<float> inverse(static_cast<std::size_t>(half));
   for (std::int32_t i = 0; i < half; ++i) {
@@ -78,8 +78,8 @@ Result<std::vector<float>> make_rope_table(const ModelConfig& c, std::int32_t co
     inverse[static_cast<std::size_t>(i)] = f / c.rope_scale;
   }
   std::vector<float> table;
-  table.reserve(static_cast<std::size_t>(context) * static_cast<std::size_t>(c.rope_size));
-  for (std::int32_t position = 0; position < context; ++position) {
+  table.reserve(static_cast<std::size_t>(context - first) * static_cast<std::size_t>(c.rope_size));
+  for (std::int32_t position = first; position < context; ++position) {
     for (const float f : inverse) {
       const float angle = static_cast<float>(position) * f;
       table.push_back(static_cast<float>(std::cos(static_cast<double>(angle))));

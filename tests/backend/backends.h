@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,7 +25,9 @@ class Random {
   float uniform(float low, float high) {
     return low + (high - low) * static_cast<float>(static_cast<double>(bits() >> 11) * 0x1.0p-53);
   }
-  std::int32_t below(std::int32_t n) { return static_cast<std::int32_t>(bits() % static_cast<std::uint64_t>(n)); }
+  std::int32_t below(std::int32_t n) {
+    return static_cast<std::int32_t>(bits() % static_cast<std::uint64_t>(n));
+  }
   std::vector<float> floats(std::size_t n, float low = -1, float high = 1) {
     std::vector<float> out(n);
     for (float& x : out) x = uniform(low, high);
@@ -35,7 +39,8 @@ class Random {
 };
 
 /// Random blocks of a type: any bits in the codes, finite scales of sane size.
-inline std::vector<std::byte> random_blocks(quant::Type type, std::int64_t rows, std::int64_t columns, Random& random) {
+inline std::vector<std::byte> random_blocks(quant::Type type, std::int64_t rows,
+                                            std::int64_t columns, Random& random) {
   const quant::TypeInfo& info = quant::type_info(type);
   std::vector<std::byte> out(static_cast<std::size_t>(rows * quant::row_bytes(type, columns)));
   for (std::byte& b : out) b = static_cast<std::byte>(random.bits());
@@ -56,7 +61,10 @@ inline std::vector<std::byte> random_blocks(quant::Type type, std::int64_t rows,
         std::memcpy(out.data() + at, &b, 2);
         break;
       }
-      case Q4_1: case Q5_1: case Q4_K: case Q5_K: put_half(at), put_half(at + 2); break;
+      case Q4_1:
+      case Q5_1:
+      case Q4_K:
+      case Q5_K: put_half(at), put_half(at + 2); break;
       case Q2_K: put_half(at + 80), put_half(at + 82); break;
       case Q3_K: put_half(at + 108); break;
       case Q6_K: put_half(at + 208); break;
@@ -66,10 +74,11 @@ inline std::vector<std::byte> random_blocks(quant::Type type, std::int64_t rows,
   return out;
 }
 
-inline MatrixSource source_of(const std::vector<std::byte>& blocks, quant::Type type, std::int64_t rows,
-                              std::int64_t columns) {
+inline MatrixSource source_of(const std::vector<std::byte>& blocks, quant::Type type,
+                              std::int64_t rows, std::int64_t columns) {
   const std::int64_t row_bytes = quant::row_bytes(type, columns);
-  return {"w", type, rows, columns, [&blocks, row_bytes](std::int64_t first, std::int64_t, std::span<std::byte> out) {
+  return {"w", type, rows, columns,
+          [&blocks, row_bytes](std::int64_t first, std::int64_t, std::span<std::byte> out) {
             std::memcpy(out.data(), blocks.data() + first * row_bytes, out.size());
             return Status();
           }};
@@ -96,12 +105,92 @@ inline std::unique_ptr<Backend> make(DeviceType device, Isa isa, int threads) {
 }
 
 /// Bit equality, naming the first difference.
-inline ::testing::AssertionResult same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size()) return ::testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
+inline ::testing::AssertionResult same_bits(const std::vector<float>& a,
+                                            const std::vector<float>& b) {
+  if (a.size() != b.size())
+    return ::testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
   for (std::size_t i = 0; i < a.size(); ++i)
     if (std::memcmp(&a[i], &b[i], 4) != 0)
       return ::testing::AssertionFailure() << "value " << i << ": " << a[i] << " and " << b[i];
   return ::testing::AssertionSuccess();
+}
+
+/// As same_bits, but one NaN is as good as another: their bits are no part of the contract.
+inline ::testing::AssertionResult same_values(std::vector<float> a, std::vector<float> b) {
+  for (std::vector<float>* v : {&a, &b})
+    for (float& x : *v)
+      if (std::isnan(x)) x = std::numeric_limits<float>::quiet_NaN();
+  return same_bits(a, b);
+}
+
+/// What an op must overwrite, and what stands behind its output and must stay.
+inline constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kSentinel = 12345.0f;
+
+/// An output buffer: poisoned, a sentinel on both sides, and not aligned to more than a float.
+class Output {
+ public:
+  explicit Output(std::size_t n) : Output(std::vector<float>(n, kPoison)) {}
+  explicit Output(const std::vector<float>& values) {
+    all_.reserve(values.size() + 2);
+    all_.push_back(kSentinel);
+    all_.insert(all_.end(), values.begin(), values.end());
+    all_.push_back(kSentinel);
+  }
+  float* data() { return all_.data() + 1; }
+  /// What was written; fails the test if a sentinel is gone.
+  std::vector<float> take() const {
+    EXPECT_EQ(all_.front(), kSentinel) << "written before the output";
+    EXPECT_EQ(all_.back(), kSentinel) << "written past the output";
+    return {all_.begin() + 1, all_.end() - 1};
+  }
+
+ private:
+  std::vector<float> all_;
+};
+
+/// One way to run the cpu backend.
+struct CpuSetup {
+  Isa isa;
+  int threads;
+};
+inline std::string name_of(const CpuSetup& setup) {
+  return std::string(to_string(setup.isa)) + "_" + std::to_string(setup.threads) + "Threads";
+}
+inline std::string setup_name(const ::testing::TestParamInfo<CpuSetup>& info) {
+  return name_of(info.param);
+}
+/// Every one this machine must offer.
+inline std::vector<CpuSetup> setups() {
+  std::vector<CpuSetup> out;
+  for (const Isa isa : present_isas())
+    for (const int threads : {1, 2}) out.push_back({isa, threads});
+  return out;
+}
+
+class CpuEqualsReference : public ::testing::TestWithParam<CpuSetup> {
+ protected:
+  CpuEqualsReference()
+      : reference_(make(DeviceType::reference, Isa::automatic, 1)),
+        cpu_(make(DeviceType::cpu, GetParam().isa, GetParam().threads)) {}
+  void SetUp() override { ASSERT_TRUE(reference_ != nullptr && cpu_ != nullptr); }
+  std::unique_ptr<Backend> reference_, cpu_;
+};
+
+/// x times w on a backend, into a poisoned buffer between sentinels.
+inline std::vector<float> run_matmul(Backend& backend, const std::vector<std::byte>& blocks,
+                                     quant::Type type, std::int32_t rows, std::int32_t columns,
+                                     std::int32_t outputs, const std::vector<float>& x,
+                                     const std::vector<float>* add_to) {
+  const MemoryMark mark = backend.mark();
+  const auto id = backend.load_matrix(source_of(blocks, type, outputs, columns));
+  EXPECT_TRUE(id.ok());
+  EXPECT_TRUE(backend.reserve_scratch(rows, columns, 1).ok());
+  Output out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs));
+  if (add_to != nullptr) out = Output(*add_to);
+  backend.matmul({x.data(), rows, 1, {*id}, {out.data()}, add_to != nullptr});
+  backend.release_to(mark);
+  return out.take();
 }
 
 }  // namespace herd::testing

@@ -1,30 +1,40 @@
-// The oracle: docs/numerics.md as plain loops, on raw GGUF blocks, one thread. Slow on purpose; every
-// other backend is held against it.
+// The oracle: docs/numerics.md as plain loops, on raw GGUF blocks, one thread. Simple before fast;
+// every other backend is held against it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/reference/chains.h"
 #include "base/half.h"
 #include "base/math.h"
 
 namespace herd {
 namespace {
 
-constexpr std::int32_t kChunk = 256;
+using reference::kChains;
+using reference::kChunk;
+
+constexpr std::int64_t kMostSize = std::int64_t{1}
+                                   << 31;  // rows, columns, heads and the like are below
 
 struct Free {
   void operator()(void* p) const { std::free(p); }
 };
 using Bytes = std::unique_ptr<std::byte[], Free>;
 
+/// Null when memory is out. REQUIRES: bytes >= 0.
 Bytes zeroed(std::int64_t bytes) {
-  const std::size_t size = (static_cast<std::size_t>(bytes) / 64 + 1) * 64;
+  const std::size_t size =
+      std::max<std::size_t>(64, (static_cast<std::size_t>(bytes) + 63) / 64 * 64);
   Bytes p(static_cast<std::byte*>(std::aligned_alloc(64, size)));
   if (p != nullptr) std::memset(p.get(), 0, size);
   return p;
@@ -62,11 +72,35 @@ float exp_sum(float* x, float max, std::int32_t n) {
   return tree16(lanes);
 }
 
+/// Plus zero: which of -0 and +0 is "the largest" must not depend on the order they are looked at.
 float largest(const float* x, std::int32_t n) {
   float best = x[0];
   for (std::int32_t j = 1; j < n; ++j) best = x[j] > best ? x[j] : best;
-  return best;
+  return best + 0.0f;
 }
+
+/// Floats that an op needs while it runs.
+class Scratch {
+ public:
+  /// False when memory is out; what was there stays.
+  bool reserve(std::int64_t floats) {
+    if (floats <= floats_) return true;
+    Bytes bytes = zeroed(floats * 4);
+    if (bytes == nullptr) return false;
+    bytes_ = std::move(bytes);
+    floats_ = floats;
+    return true;
+  }
+  /// REQUIRES: reserved, or that there is memory.
+  float* at_least(std::int64_t floats) {
+    reserve(floats);
+    return reinterpret_cast<float*>(bytes_.get());
+  }
+
+ private:
+  Bytes bytes_;
+  std::int64_t floats_ = 0;
+};
 
 class ReferenceBackend final : public Backend {
  public:
@@ -75,9 +109,7 @@ class ReferenceBackend final : public Backend {
 
   // ---- memory ----
   Result<MatrixId> load_matrix(const MatrixSource& source) override {
-    if (source.rows < 1 || source.columns < 1)
-      return Error{Code::out_of_range, fmt::format("matrix {}: {} x {} must be at least 1 x 1",
-                                                   source.name, source.rows, source.columns)};
+    if (Status bad = check_shape(source); !bad.ok()) return bad.error();
     const std::int64_t bytes = matrix_bytes(source.type, source.rows, source.columns);
     Matrix m{source.type, source.rows, source.columns, zeroed(bytes)};
     if (m.blocks == nullptr) return out_of_memory(source.name, bytes);
@@ -86,12 +118,16 @@ class ReferenceBackend final : public Backend {
     matrices_.push_back(std::move(m));
     return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
   }
-  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns) const override {
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows,
+                            std::int64_t columns) const override {
     return rows * quant::row_bytes(type, columns);
   }
   Result<void*> allocate(std::int64_t bytes) override {
-    buffers_.push_back(zeroed(bytes));
-    if (buffers_.back() == nullptr) return out_of_memory("buffer", bytes);
+    if (bytes < 0)
+      return Error{Code::out_of_range, fmt::format("buffer: {} bytes, must be at least 0", bytes)};
+    Bytes buffer = zeroed(bytes);
+    if (buffer == nullptr) return out_of_memory("buffer", bytes);
+    buffers_.push_back(std::move(buffer));
     return static_cast<void*>(buffers_.back().get());
   }
   MemoryMark mark() const override { return {matrices_.size(), buffers_.size()}; }
@@ -100,19 +136,26 @@ class ReferenceBackend final : public Backend {
     while (buffers_.size() > mark.buffers) buffers_.pop_back();
   }
   Status create_kv(const KvLayout& layout) override {
+    if (Status bad = check_layout(layout); !bad.ok()) return bad;
+    Bytes pool = zeroed(layout.bytes());
+    if (pool == nullptr) return out_of_memory("KV pool", layout.bytes());
     kv_ = layout;
-    pool_ = zeroed(layout.bytes());
-    if (pool_ == nullptr) return out_of_memory("KV pool", layout.bytes());
+    pool_ = std::move(pool);
     return {};
   }
-  Status reserve_scratch(std::int32_t, std::int32_t max_columns, std::int32_t max_context) override {
-    row_.resize(static_cast<std::size_t>(max_columns));
-    scores_.resize(static_cast<std::size_t>(max_context));
+  Status reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
+                         std::int32_t max_context) override {
+    if (max_rows < 0 || max_columns < 0 || max_context < 0)
+      return {Code::out_of_range,
+              fmt::format("scratch: {} rows, {} columns, {} positions: must be at least 0",
+                          max_rows, max_columns, max_context)};
+    if (!weights_.reserve(std::int64_t{kChains} * max_columns) || !scores_.reserve(max_context))
+      return out_of_memory("scratch", scratch_bytes(max_rows, max_columns, max_context));
     return {};
   }
   std::int64_t scratch_bytes(std::int32_t, std::int32_t max_columns,
                              std::int32_t max_context) const override {
-    return (std::int64_t{max_columns} + max_context) * 4;
+    return (std::int64_t{kChains} * max_columns + max_context) * 4;
   }
   void upload(void* to, const void* from, std::int64_t bytes) override {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
@@ -137,7 +180,8 @@ class ReferenceBackend final : public Backend {
       const float* x = a.x + std::int64_t{row} * a.columns;
       float* out = a.out + std::int64_t{row} * a.columns;
       float lanes[16] = {};
-      for (std::int32_t k = 0; k < a.columns; ++k) lanes[k % 16] = std::fma(x[k], x[k], lanes[k % 16]);
+      for (std::int32_t k = 0; k < a.columns; ++k)
+        lanes[k % 16] = std::fma(x[k], x[k], lanes[k % 16]);
       const float mean = tree16(lanes) / static_cast<float>(a.columns);
       const float inv = 1.0f / std::sqrt(mean + a.epsilon);
       for (std::int32_t k = 0; k < a.columns; ++k) out[k] = (x[k] * inv) * a.weight[k];
@@ -147,19 +191,11 @@ class ReferenceBackend final : public Backend {
   void matmul(const MatmulArgs& a) override {
     for (std::int32_t i = 0; i < a.n_weights; ++i) {
       const Matrix& m = matrix(a.weights[i]);
-      const std::int32_t columns = static_cast<std::int32_t>(m.columns);
-      row_.resize(std::max(row_.size(), static_cast<std::size_t>(columns)));
-      for (std::int64_t n = 0; n < m.rows; ++n) {
-        read_row(m, n, row_.data());
-        for (std::int32_t r = 0; r < a.rows; ++r) {
-          const float y = chunked_dot(row_.data(), a.x + std::int64_t{r} * columns, columns);
-          float& out = a.out[i][std::int64_t{r} * m.rows + n];
-          out = a.add ? out + y : y;
-        }
-      }
+      for (std::int64_t n = 0; n < m.rows; n += kChains) multiply(a, m, n, a.out[i]);
       counters_.weight_bytes += static_cast<std::uint64_t>(matrix_bytes(m.type, m.rows, m.columns));
       counters_.matmul_flops += 2ull * static_cast<std::uint64_t>(a.rows) *
-                                static_cast<std::uint64_t>(m.rows) * static_cast<std::uint64_t>(columns);
+                                static_cast<std::uint64_t>(m.rows) *
+                                static_cast<std::uint64_t>(m.columns);
       ++counters_.matmuls;
     }
   }
@@ -200,7 +236,8 @@ class ReferenceBackend final : public Backend {
   void gather_rows(const GatherRowsArgs& a) override {
     for (std::size_t i = 0; i < a.rows.size(); ++i)
       std::memcpy(a.out + static_cast<std::int64_t>(i) * a.columns,
-                  a.x + std::int64_t{a.rows[i]} * a.columns, static_cast<std::size_t>(a.columns) * 4);
+                  a.x + std::int64_t{a.rows[i]} * a.columns,
+                  static_cast<std::size_t>(a.columns) * 4);
   }
 
   // ---- the guide's separate stages ----
@@ -208,22 +245,25 @@ class ReferenceBackend final : public Backend {
     for (std::int64_t i = 0; i < a.n; ++i) a.out[i] = a.a[i] + a.b[i];
   }
   void attention_scores(const AttentionScoresArgs& a) override {
-    for_each_query(a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
-      const float* q = a.q + ((b * a.queries + i) * a.heads + h) * a.head_size;
-      float* scores = a.scores + ((b * a.heads + h) * a.queries + i) * a.keys;
-      for (std::int64_t j = 0; j < a.keys; ++j) {
-        const float* k = a.k + ((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size;
-        scores[j] = j <= a.start[b] + i ? scaled_dot(q, k, a.head_size, a.scale)
-                                        : -std::numeric_limits<float>::infinity();
-      }
-    });
+    for_each_query(
+        a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+          const float* q = a.q + ((b * a.queries + i) * a.heads + h) * a.head_size;
+          float* scores = a.scores + ((b * a.heads + h) * a.queries + i) * a.keys;
+          for (std::int64_t j = 0; j < a.keys; ++j) {
+            const float* k =
+                a.k + ((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size;
+            scores[j] = j <= a.start[b] + i ? scaled_dot(q, k, a.head_size, a.scale)
+                                            : -std::numeric_limits<float>::infinity();
+          }
+        });
   }
   void softmax_max(const SoftmaxArgs& a) override {
     if (a.columns == 0) return;
     for (std::int64_t r = 0; r < a.rows; ++r) a.max[r] = largest(a.x + r * a.columns, a.columns);
   }
   void softmax_exp_sum(const SoftmaxArgs& a) override {
-    for (std::int64_t r = 0; r < a.rows; ++r) a.sum[r] = exp_sum(a.x + r * a.columns, a.max[r], a.columns);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      a.sum[r] = exp_sum(a.x + r * a.columns, a.max[r], a.columns);
   }
   void softmax_normalize(const SoftmaxArgs& a) override {
     for (std::int64_t r = 0; r < a.rows; ++r)
@@ -231,16 +271,18 @@ class ReferenceBackend final : public Backend {
   }
   void apply_attention(const ApplyAttentionArgs& a) override {
     std::vector<float> column(static_cast<std::size_t>(a.keys));
-    for_each_query(a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
-      const float* weights = a.weights + ((b * a.heads + h) * a.queries + i) * a.keys;
-      float* out = a.out + ((b * a.queries + i) * a.heads + h) * a.head_size;
-      for (std::int32_t d = 0; d < a.head_size; ++d) {
-        for (std::int64_t j = 0; j < a.keys; ++j)
-          column[static_cast<std::size_t>(j)] =
-              a.v[((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size + d];
-        out[d] = chunked_dot(weights, column.data(), a.keys);
-      }
-    });
+    for_each_query(
+        a.batch, a.heads, a.queries, [&](std::int64_t b, std::int64_t h, std::int64_t i) {
+          const float* weights = a.weights + ((b * a.heads + h) * a.queries + i) * a.keys;
+          float* out = a.out + ((b * a.queries + i) * a.heads + h) * a.head_size;
+          for (std::int32_t d = 0; d < a.head_size; ++d) {
+            for (std::int64_t j = 0; j < a.keys; ++j)
+              column[static_cast<std::size_t>(j)] =
+                  a.v[((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size +
+                      d];
+            out[d] = chunked_dot(weights, column.data(), a.keys);
+          }
+        });
   }
 
  private:
@@ -251,6 +293,48 @@ class ReferenceBackend final : public Backend {
   };
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
 
+  static Status check_shape(const MatrixSource& source) {
+    if (source.rows < 1 || source.columns < 1 || source.rows >= kMostSize ||
+        source.columns >= kMostSize)
+      return {Code::out_of_range, fmt::format("matrix {}: {} x {} is outside 1..2^31-1",
+                                              source.name, source.rows, source.columns)};
+    const quant::TypeInfo& info = quant::type_info(source.type);
+    if (source.columns % info.block == 0) return {};
+    return {Code::invalid_argument,
+            fmt::format("matrix {}: {} columns, must be a multiple of {}, the block of {}",
+                        source.name, source.columns, info.block, info.name)};
+  }
+  static Status check_layout(const KvLayout& layout) {
+    const std::pair<std::string_view, std::int32_t> sizes[] = {{"layers", layout.layers},
+                                                               {"kv_heads", layout.kv_heads},
+                                                               {"head_size", layout.head_size},
+                                                               {"page_size", layout.page_size},
+                                                               {"pages", layout.pages}};
+    double bytes = 8;  // at most, of a key and a value component
+    for (const auto& [name, value] : sizes) {
+      if (value < 1)
+        return {Code::out_of_range,
+                fmt::format("KV pool: {} is {}, must be at least 1", name, value)};
+      bytes *= value;
+    }
+    if (bytes < 0x1p60) return {};
+    return {Code::resource_exhausted, fmt::format("KV pool: no memory for {} bytes", bytes)};
+  }
+
+  /// Outputs [first, first + kChains) of every row: the weights are decoded once for all of them.
+  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, float* out) {
+    const std::int32_t columns = static_cast<std::int32_t>(m.columns);
+    const std::int64_t count = std::min<std::int64_t>(kChains, m.rows - first);
+    float* weights = weights_.at_least(std::int64_t{kChains} * columns);
+    for (std::int64_t n = 0; n < count; ++n) read_row(m, first + n, weights + n * columns);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+      float sums[kChains];  // of more weights than there are at the end: those are left
+      chains_(weights, a.x + r * columns, columns, sums);
+      float* y = out + r * m.rows + first;
+      for (std::int64_t n = 0; n < count; ++n) y[n] = a.add ? y[n] + sums[n] : sums[n];
+    }
+  }
+
   void read_row(const Matrix& m, std::int64_t row, float* out) const {
     const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
     quant::dequantize(m.type, {m.blocks.get() + row * bytes, static_cast<std::size_t>(bytes)},
@@ -258,7 +342,8 @@ class ReferenceBackend final : public Backend {
   }
 
   template <class Body>
-  static void for_each_query(std::int32_t batch, std::int32_t heads, std::int32_t queries, Body&& body) {
+  static void for_each_query(std::int32_t batch, std::int32_t heads, std::int32_t queries,
+                             Body&& body) {
     for (std::int64_t b = 0; b < batch; ++b)
       for (std::int64_t h = 0; h < heads; ++h)
         for (std::int64_t i = 0; i < queries; ++i) body(b, h, i);
@@ -267,7 +352,8 @@ class ReferenceBackend final : public Backend {
   /// Pool: [layer][slot][kv_head][key, key scale if of 16 bits, value].
   std::byte* head_at(std::int64_t layer, std::int64_t slot, std::int64_t head) const {
     const std::int64_t slots = std::int64_t{kv_.pages} * kv_.page_size;
-    return pool_.get() + ((layer * slots + slot) * kv_.kv_heads + head) * (kv_.key_bytes() + kv_.value_bytes());
+    return pool_.get() +
+           ((layer * slots + slot) * kv_.kv_heads + head) * (kv_.key_bytes() + kv_.value_bytes());
   }
   void write_head(std::byte* at, const float* k, const float* v) const {
     const std::int32_t size = kv_.head_size;
@@ -294,7 +380,8 @@ class ReferenceBackend final : public Backend {
   float key_scale(const std::byte* at) const { return get<float>(at + 2 * kv_.head_size); }
   float value(const std::byte* at, std::int32_t d) const {
     at += kv_.key_bytes();
-    return kv_.type == KvType::f32 ? get<float>(at + 4 * d) : half_to_float(get<std::uint16_t>(at + 2 * d));
+    return kv_.type == KvType::f32 ? get<float>(at + 4 * d)
+                                   : half_to_float(get<std::uint16_t>(at + 2 * d));
   }
   template <class T>
   static T get(const std::byte* at) {
@@ -308,24 +395,25 @@ class ReferenceBackend final : public Backend {
     const std::int32_t keys = a.batch->positions[static_cast<std::size_t>(row)] + 1;
     const std::int64_t at = (std::int64_t{row} * a.heads + head) * size;
     const auto cached = [&](std::int32_t j) {
-      const std::int32_t page = a.batch->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
+      const std::int32_t page =
+          a.batch->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
       return head_at(a.layer, std::int64_t{page} * kv_.page_size + j % kv_.page_size, kv_head);
     };
-    scores_.resize(std::max(scores_.size(), static_cast<std::size_t>(keys)));
+    float* scores = scores_.at_least(keys);
     for (std::int32_t j = 0; j < keys; ++j) {
       const std::byte* k = cached(j);
       float acc = 0;
       for (std::int32_t d = 0; d < size; ++d) acc = std::fma(a.q[at + d], key(k, d), acc);
       if (kv_.type == KvType::f16) acc = acc * key_scale(k);
-      scores_[static_cast<std::size_t>(j)] = acc * a.scale;
+      scores[j] = acc * a.scale;
     }
-    const float sum = exp_sum(scores_.data(), largest(scores_.data(), keys), keys);
+    const float sum = exp_sum(scores, largest(scores, keys), keys);
     for (std::int32_t d = 0; d < size; ++d) {
       float total = 0;
       for (std::int32_t chunk = 0; chunk < keys; chunk += kChunk) {
         float acc = 0;
         for (std::int32_t j = chunk; j < std::min(keys, chunk + kChunk); ++j)
-          acc = std::fma(scores_[static_cast<std::size_t>(j)], value(cached(j), d), acc);
+          acc = std::fma(scores[j], value(cached(j), d), acc);
         total = chunk == 0 ? acc : total + acc;
       }
       a.out[at + d] = total / sum;
@@ -337,7 +425,8 @@ class ReferenceBackend final : public Backend {
   std::vector<Bytes> buffers_;
   KvLayout kv_;
   Bytes pool_;
-  std::vector<float> row_, scores_;
+  Scratch weights_, scores_;
+  const reference::ChainsFn chains_ = reference::chains_for_this_machine();
 };
 
 }  // namespace

@@ -85,7 +85,7 @@ INLINE float max_of(const float* x, std::int32_t n) {
     for (float lane : lanes) best = lane > best ? lane : best;
   }
   for (; j < n; ++j) best = x[j] > best ? x[j] : best;
-  return best;
+  return best + 0.0f;  // -0 and +0 are one
 }
 
 /// total[r][.] over keys in chunks, for D vectors of 16 values from offset d0.
