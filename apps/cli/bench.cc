@@ -24,7 +24,8 @@ struct Spread {
 Spread spread(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t n = values.size();
-  return {values.front(), n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2, values.back()};
+  return {values.front(), n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2,
+          values.back()};
 }
 
 /// One timed run, and what it moved and computed.
@@ -62,7 +63,8 @@ class Bench {
     return run;
   }
 
-  /// `steps` more for each. REQUIRES: `length` tokens in each sequence's cache, as prefill leaves it.
+  /// `steps` more for each. REQUIRES: `length` tokens in each sequence's cache, as prefill leaves
+  /// it.
   herd::Result<Run> decode(int batch, int length, int steps) {
     const auto ids = random_ids(batch, 1, info_.vocab);
     Run run = start();
@@ -108,19 +110,25 @@ struct Row {
   double floor_share() const { return std::max(read_share, flop_share); }
 };
 
-Row make_row(std::string what, int batch, const std::vector<Run>& runs, const herd::MeasuredCeilings& ceilings) {
+Row make_row(std::string what, int batch, const std::vector<Run>& runs,
+             const herd::MeasuredCeilings& ceilings) {
   std::vector<double> rates;
   for (const Run& run : runs) rates.push_back(static_cast<double>(run.tokens) / run.seconds);
   const Spread rate = spread(rates);
   const Run& any = runs.front();  // all moved and computed the same
   const double seconds = static_cast<double>(any.tokens) / rate.median;
   const double bytes = any.bytes / seconds, flops = any.flops / seconds;
-  return {std::move(what), batch, rate, bytes / 1e9, flops / 1e9,
-          bytes / ceilings.read_bytes_per_second, flops / ceilings.f32_flops_per_second};
+  return {std::move(what),
+          batch,
+          rate,
+          bytes / 1e9,
+          flops / 1e9,
+          bytes / ceilings.read_bytes_per_second,
+          flops / ceilings.f32_flops_per_second};
 }
 
-void print_json(const Flags& flags, const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings,
-                const std::vector<Row>& rows) {
+void print_json(const Flags& flags, const herd::ModelInfo& info,
+                const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
   nlohmann::ordered_json out;
   out["model"] = info.name;
   out["backend"] = info.backend;
@@ -131,33 +139,45 @@ void print_json(const Flags& flags, const herd::ModelInfo& info, const herd::Mea
   out["f32_flops_per_second"] = ceilings.f32_flops_per_second;
   out["results"] = nlohmann::ordered_json::array();
   for (const Row& r : rows)
-    out["results"].push_back({{"what", r.what}, {"batch", r.batch}, {"tokens_per_second", r.rate.median},
-                              {"low", r.rate.low}, {"high", r.rate.high}, {"gb_per_second", r.gb},
-                              {"gflop_per_second", r.gflop}, {"share_of_read", r.read_share},
-                              {"share_of_f32", r.flop_share}, {"share_of_floor", r.floor_share()}});
+    out["results"].push_back({{"what", r.what},
+                              {"batch", r.batch},
+                              {"tokens_per_second", r.rate.median},
+                              {"low", r.rate.low},
+                              {"high", r.rate.high},
+                              {"gb_per_second", r.gb},
+                              {"gflop_per_second", r.gflop},
+                              {"share_of_read", r.read_share},
+                              {"share_of_f32", r.flop_share},
+                              {"share_of_floor", r.floor_share()}});
   std::cout << dump(out) << "\n";
 }
 
-void print_text(const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
-  std::cout << fmt::format("{}, {}\nceilings measured in this run: read {:.1f} GB/s, f32 {:.1f} GFLOP/s\n\n", info.name,
-                           info.backend, ceilings.read_bytes_per_second / 1e9, ceilings.f32_flops_per_second / 1e9);
-  std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch", "tok/s",
-                           "low..high", "GB/s", "GFLOP/s", "% read", "% f32", "% floor");
+void print_text(const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings,
+                const std::vector<Row>& rows) {
+  std::cout << fmt::format(
+      "{}, {}\nceilings measured in this run: read {:.1f} GB/s, f32 {:.1f} GFLOP/s\n\n", info.name,
+      info.backend, ceilings.read_bytes_per_second / 1e9, ceilings.f32_flops_per_second / 1e9);
+  std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch",
+                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read", "% f32", "% floor");
   for (const Row& r : rows)
-    std::cout << fmt::format("{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,
-                             r.batch, r.rate.median, fmt::format("{:.1f}..{:.1f}", r.rate.low, r.rate.high), r.gb,
-                             r.gflop, 100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
+    std::cout << fmt::format(
+        "{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,
+        r.batch, r.rate.median, fmt::format("{:.1f}..{:.1f}", r.rate.low, r.rate.high), r.gb,
+        r.gflop, 100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
 }
 
 /// Repeats of every batch size, taking turns; the first round warms up and is not kept.
-herd::Status measure(const Flags& flags, Bench& bench, Progress& progress, std::vector<std::vector<Run>>& prefills,
+herd::Status measure(const Flags& flags, Bench& bench, Progress& progress,
+                     std::vector<std::vector<Run>>& prefills,
                      std::vector<std::vector<Run>>& decodes) {
   for (int repeat = -1; repeat < flags.repeats; ++repeat) {
     for (std::size_t i = 0; i < flags.batches.size(); ++i) {
-      progress.status(fmt::format("round {} of {}, batch {}", std::max(repeat, 0) + 1, flags.repeats, flags.batches[i]));
+      progress.status(fmt::format("round {} of {}, batch {}", std::max(repeat, 0) + 1,
+                                  flags.repeats, flags.batches[i]));
       const auto prefill = bench.prefill(flags.batches[i], flags.prompt);
       if (!prefill.ok()) return prefill.status();
-      const auto decode = bench.decode(flags.batches[i], flags.prompt, repeat < 0 ? std::min(flags.n, 4) : flags.n);
+      const auto decode =
+          bench.decode(flags.batches[i], flags.prompt, repeat < 0 ? std::min(flags.n, 4) : flags.n);
       if (!decode.ok()) return decode.status();
       if (interrupted()) return {herd::Code::cancelled, "stopped"};
       if (repeat < 0) continue;
@@ -192,8 +212,10 @@ int run(const Flags& flags) {
     rows.push_back(make_row("prefill", flags.batches[i], prefills[i], ceilings));
   for (std::size_t i = 0; i < flags.batches.size(); ++i)
     rows.push_back(make_row("decode", flags.batches[i], decodes[i], ceilings));
-  if (flags.json) print_json(flags, model->info(), ceilings, rows);
-  else print_text(model->info(), ceilings, rows);
+  if (flags.json)
+    print_json(flags, model->info(), ceilings, rows);
+  else
+    print_text(model->info(), ceilings, rows);
   return kOk;
 }
 
@@ -201,7 +223,8 @@ int run(const Flags& flags) {
 
 void add_bench(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("bench", "prefill and decode speed, as shares of what the machine can do");
+  CLI::App* command =
+      app.add_subcommand("bench", "prefill and decode speed, as shares of what the machine can do");
   flags->model.add_path(*command);
   command->add_option("-p,--prompt", flags->prompt, "prompt tokens per sequence")
       ->check(CLI::Range(1, 1 << 20))
@@ -219,8 +242,10 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json, "for machines: ceilings and results[]");
   flags->model.add_device(*command);
   command->footer(
-      "% read and % f32 are shares of the memory bandwidth and the f32 rate measured in the same run,\n"
-      "counting each weight, and each cached key and value of a sequence, once a step. % floor is the\n"
+      "% read and % f32 are shares of the memory bandwidth and the f32 rate measured in the same "
+      "run,\n"
+      "counting each weight, and each cached key and value of a sequence, once a step. % floor is "
+      "the\n"
       "larger of the two: how close to the limit that binds. Loading is not counted.\n"
       "Example: herd bench -m model.gguf -p 512 -n 128 -b 1,4,16");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });

@@ -31,13 +31,15 @@ Entry parse_line(const std::string& line, std::size_t number) {
   Entry entry;
   const auto json = nlohmann::json::parse(line, nullptr, false);
   const bool text = json.is_object() && json.contains("prompt") && json["prompt"].is_string();
-  const bool ids = json.is_object() && json.contains("ids") && json["ids"].is_array() && !json["ids"].empty();
+  const bool ids =
+      json.is_object() && json.contains("ids") && json["ids"].is_array() && !json["ids"].empty();
   if (text) {
     entry.request.prompt = json["prompt"].get<std::string>();
     return entry;
   }
   if (!ids) {
-    entry.error = fmt::format("line {}: must be {{\"prompt\": TEXT}} or {{\"ids\": [at least one id]}}", number);
+    entry.error = fmt::format(
+        "line {}: must be {{\"prompt\": TEXT}} or {{\"ids\": [at least one id]}}", number);
     return entry;
   }
   for (const auto& id : json["ids"]) {
@@ -63,7 +65,8 @@ herd::Result<std::vector<Entry>> collect(const Flags& flags) {
   std::size_t number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
-    if (line.find_first_not_of(" \t\r") != std::string::npos) entries.push_back(parse_line(line, number));
+    if (line.find_first_not_of(" \t\r") != std::string::npos)
+      entries.push_back(parse_line(line, number));
   }
   return entries;
 }
@@ -73,7 +76,8 @@ herd::Status parse_biases(Flags& flags) {
   for (const std::string& text : flags.biases) {
     const std::size_t equals = std::min(text.find('='), text.size());
     const auto id = nlohmann::json::parse(text.substr(0, equals), nullptr, false);
-    const auto value = nlohmann::json::parse(text.substr(std::min(equals + 1, text.size())), nullptr, false);
+    const auto value =
+        nlohmann::json::parse(text.substr(std::min(equals + 1, text.size())), nullptr, false);
     if (!is_token_id(id) || !value.is_number())
       return {herd::Code::invalid_argument, "--logit-bias " + text + ": must be ID=VALUE"};
     flags.sampling.logit_bias.emplace_back(id.get<herd::TokenId>(), value.get<float>());
@@ -98,11 +102,13 @@ void apply_flags(const Flags& flags, std::vector<Entry>& entries) {
 void size_to_work(const Flags& flags, const std::vector<Entry>& entries, std::int32_t trained,
                   herd::ModelOptions& options) {
   if (flags.model.batch_size == 0)
-    options.batch_size = static_cast<std::int32_t>(std::clamp<std::ptrdiff_t>(std::ssize(entries), 1, 16));
+    options.batch_size =
+        static_cast<std::int32_t>(std::clamp<std::ptrdiff_t>(std::ssize(entries), 1, 16));
   std::vector<std::int64_t> needs;
   for (const Entry& entry : entries) {
     // A token stands for at least one byte; one more for BOS and one for a space in front.
-    const std::int64_t prompt = std::ssize(entry.request.ids) + std::ssize(entry.request.prompt) + 2;
+    const std::int64_t prompt =
+        std::ssize(entry.request.ids) + std::ssize(entry.request.prompt) + 2;
     needs.push_back(std::min<std::int64_t>(prompt + flags.n, trained));
   }
   std::sort(needs.rbegin(), needs.rend());
@@ -140,11 +146,13 @@ void print_json(const Flags& flags, const std::vector<herd::GenerateResult>& res
   }
 }
 
-void print_text(const std::vector<Entry>& entries, const std::vector<herd::GenerateResult>& results) {
+void print_text(const std::vector<Entry>& entries,
+                const std::vector<herd::GenerateResult>& results) {
   for (std::size_t i = 0; i < results.size(); ++i) {
     std::string prompt = entries[i].request.prompt.substr(0, 60);
     std::replace(prompt.begin(), prompt.end(), '\n', ' ');
-    std::cout << fmt::format("== {} {} [{}]\n{}\n", i, prompt, herd::to_string(results[i].finish_reason),
+    std::cout << fmt::format("== {} {} [{}]\n{}\n", i, prompt,
+                             herd::to_string(results[i].finish_reason),
                              results[i].error.empty() ? results[i].text : results[i].error);
   }
 }
@@ -152,7 +160,8 @@ void print_text(const std::vector<Entry>& entries, const std::vector<herd::Gener
 /// What a person sees while it runs: the text itself for one prompt, else a line of counts.
 class Watcher {
  public:
-  Watcher(std::size_t prompts, bool stream) : progress_("generating"), prompts_(prompts), stream_(stream) {}
+  Watcher(std::size_t prompts, bool stream)
+      : progress_("generating"), prompts_(prompts), stream_(stream) {}
 
   void on_event(const herd::GenerateEvent& event) {
     if (event.id >= 0) ++tokens_;
@@ -161,18 +170,21 @@ class Watcher {
       std::cout << event.text << std::flush;
       return;
     }
-    progress_.status(fmt::format("{} of {} prompts done, {} tokens, {:.0f} tok/s", finished_, prompts_, tokens_,
-                                 rate(seconds_now() - started_)));
+    progress_.status(fmt::format("{} of {} prompts done, {} tokens, {:.0f} tok/s", finished_,
+                                 prompts_, tokens_, rate(seconds_now() - started_)));
   }
   void finish() {
     progress_.clear();
     const double seconds = seconds_now() - started_;
-    std::cerr << fmt::format("{} prompt{}, {} tokens in {:.2f} s: {:.1f} tok/s, reading the prompts included\n",
-                             prompts_, prompts_ == 1 ? "" : "s", tokens_, seconds, rate(seconds));
+    std::cerr << fmt::format(
+        "{} prompt{}, {} tokens in {:.2f} s: {:.1f} tok/s, reading the prompts included\n",
+        prompts_, prompts_ == 1 ? "" : "s", tokens_, seconds, rate(seconds));
   }
 
  private:
-  double rate(double seconds) const { return static_cast<double>(tokens_) / std::max(1e-9, seconds); }
+  double rate(double seconds) const {
+    return static_cast<double>(tokens_) / std::max(1e-9, seconds);
+  }
 
   Progress progress_;
   std::size_t prompts_, finished_ = 0;
@@ -182,7 +194,8 @@ class Watcher {
 };
 
 /// Runs the entries that are requests; results in the order of all entries.
-herd::Result<std::vector<herd::GenerateResult>> run_all(herd::LlamaModel& model, const std::vector<Entry>& entries,
+herd::Result<std::vector<herd::GenerateResult>> run_all(herd::LlamaModel& model,
+                                                        const std::vector<Entry>& entries,
                                                         Watcher& watcher) {
   std::vector<herd::GenerateRequest> requests;
   std::vector<std::size_t> where;
@@ -204,11 +217,14 @@ herd::Result<std::vector<herd::GenerateResult>> run_all(herd::LlamaModel& model,
   return results;
 }
 
-int show(const Flags& flags, const std::vector<Entry>& entries, const std::vector<herd::GenerateResult>& results,
-         bool streamed) {
-  if (streamed) std::cout << "\n";
-  else if (flags.json) print_json(flags, results);
-  else print_text(entries, results);
+int show(const Flags& flags, const std::vector<Entry>& entries,
+         const std::vector<herd::GenerateResult>& results, bool streamed) {
+  if (streamed)
+    std::cout << "\n";
+  else if (flags.json)
+    print_json(flags, results);
+  else
+    print_text(entries, results);
   int code = kOk;
   for (std::size_t i = 0; i < results.size(); ++i)
     if (results[i].finish_reason == herd::FinishReason::error)
@@ -217,7 +233,8 @@ int show(const Flags& flags, const std::vector<Entry>& entries, const std::vecto
 }
 
 int run(Flags& flags) {
-  if (herd::Status status = parse_biases(flags); !status.ok()) return fail(status.error().message, kWrongUse);
+  if (herd::Status status = parse_biases(flags); !status.ok())
+    return fail(status.error().message, kWrongUse);
   auto entries = collect(flags);
   if (!entries.ok()) return fail(entries.error());
   if (entries->empty()) return fail("no prompts given: use -p TEXT or --prompts FILE", kWrongUse);
@@ -242,13 +259,17 @@ void add_sampling(CLI::App& app, Flags& flags) {
   herd::SamplingParams& s = flags.sampling;
   app.add_option("--temperature", s.temperature, "0 is greedy")->capture_default_str();
   app.add_option("--top-k", s.top_k, "keep the k likeliest; 0: off")->capture_default_str();
-  app.add_option("--top-p", s.top_p, "keep the likeliest that together reach p")->capture_default_str();
-  app.add_option("--min-p", s.min_p, "drop those below min-p times the likeliest")->capture_default_str();
-  app.add_option("--seed", s.seed, "a token's draw depends on the seed and its position only")->capture_default_str();
+  app.add_option("--top-p", s.top_p, "keep the likeliest that together reach p")
+      ->capture_default_str();
+  app.add_option("--min-p", s.min_p, "drop those below min-p times the likeliest")
+      ->capture_default_str();
+  app.add_option("--seed", s.seed, "a token's draw depends on the seed and its position only")
+      ->capture_default_str();
   app.add_option("--repetition-penalty", s.repetition_penalty, "1: off")->capture_default_str();
   app.add_option("--presence-penalty", s.presence_penalty, "0: off")->capture_default_str();
   app.add_option("--frequency-penalty", s.frequency_penalty, "0: off")->capture_default_str();
-  app.add_option("--logit-bias", flags.biases, "ID=VALUE, may be repeated")->allow_extra_args(false);
+  app.add_option("--logit-bias", flags.biases, "ID=VALUE, may be repeated")
+      ->allow_extra_args(false);
 }
 
 }  // namespace
@@ -257,27 +278,36 @@ void add_generate(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("generate", "answers to many prompts in one ragged batch");
   flags->model.add_path(*command);
-  command->add_option("-p,--prompt", flags->prompts, "a prompt, may be repeated; special tokens in it are parsed")
+  command
+      ->add_option("-p,--prompt", flags->prompts,
+                   "a prompt, may be repeated; special tokens in it are parsed")
       ->allow_extra_args(false);
-  command->add_option("--prompts", flags->prompts_file,
-                      "JSONL file, a line {\"prompt\": TEXT} or {\"ids\": [...]} each; - for stdin");
+  command->add_option(
+      "--prompts", flags->prompts_file,
+      "JSONL file, a line {\"prompt\": TEXT} or {\"ids\": [...]} each; - for stdin");
   command->add_option("-n,--max-tokens", flags->n, "most tokens per answer")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   add_sampling(*command, *flags);
-  command->add_option("--stop", flags->stops, "text that ends an answer, may be repeated")->allow_extra_args(false);
+  command->add_option("--stop", flags->stops, "text that ends an answer, may be repeated")
+      ->allow_extra_args(false);
   command->add_option("--stop-id", flags->stop_ids, "token id that ends an answer, may be repeated")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the model's own end token");
-  command->add_option("--logprobs", flags->logprobs, "log-probability of each token and of the N likeliest (with --json)")
+  command
+      ->add_option("--logprobs", flags->logprobs,
+                   "log-probability of each token and of the N likeliest (with --json)")
       ->check(CLI::Range(0, 1000));
-  command->add_flag("--prompt-logprobs", flags->prompt_logprobs, "also of the prompt's tokens after the first (with --json)");
-  command->add_flag("--json", flags->json,
-                    "one line per prompt, in order: index, prompt_ids, ids, text, finish_reason, logprobs");
+  command->add_flag("--prompt-logprobs", flags->prompt_logprobs,
+                    "also of the prompt's tokens after the first (with --json)");
+  command->add_flag(
+      "--json", flags->json,
+      "one line per prompt, in order: index, prompt_ids, ids, text, finish_reason, logprobs");
   flags->model.add_device(*command);
   flags->model.add_sizes(*command);
   command->footer(
-      "A prompt that cannot run ends alone with finish_reason \"error\"; the others go on, and the exit\n"
+      "A prompt that cannot run ends alone with finish_reason \"error\"; the others go on, and the "
+      "exit\n"
       "status is 1. Ctrl-C prints what there is so far.\n"
       "Examples:\n"
       "  herd generate -m model.gguf -p 'Once upon a time' -n 64\n"

@@ -26,8 +26,12 @@ void print_json(const herd::FileSummary& file) {
     out["metadata"].push_back({{"key", pair.key}, {"type", pair.type}, {"value", pair.value}});
   out["tensors"] = nlohmann::ordered_json::array();
   for (const auto& t : file.tensors)
-    out["tensors"].push_back({{"name", t.name}, {"type", t.type}, {"shape", t.shape},
-                              {"bytes", t.bytes}, {"offset", t.offset}, {"part", t.part}});
+    out["tensors"].push_back({{"name", t.name},
+                              {"type", t.type},
+                              {"shape", t.shape},
+                              {"bytes", t.bytes},
+                              {"offset", t.offset},
+                              {"part", t.part}});
   std::cout << dump(out) << "\n";
 }
 
@@ -52,8 +56,10 @@ void print_text(const herd::FileSummary& file) {
 int run(const Flags& flags) {
   const auto file = herd::inspect_file(flags.model.path);
   if (!file.ok()) return fail(file.error());
-  if (flags.json) print_json(*file);
-  else print_text(*file);
+  if (flags.json)
+    print_json(*file);
+  else
+    print_text(*file);
   return kOk;
 }
 

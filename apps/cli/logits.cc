@@ -47,7 +47,8 @@ herd::Result<herd::ModelOptions> size_to_work(const Flags& flags, const Sequence
   }
   herd::ModelOptions options = flags.model.options();
   if (flags.model.batch_size == 0)
-    options.batch_size = static_cast<std::int32_t>(std::clamp<std::int64_t>(std::ssize(sequences), 1, 64));
+    options.batch_size =
+        static_cast<std::int32_t>(std::clamp<std::int64_t>(std::ssize(sequences), 1, 64));
   const auto need = herd::LlamaModel::plan(flags.model.path, options);
   if (!need.ok()) return need.error();
   if (flags.model.context == 0)
@@ -84,8 +85,8 @@ int run(const Flags& flags) {
   const std::int64_t row_bytes = std::int64_t{model->info().vocab} * 4;
   Progress progress("logits");
   std::int64_t done = 0;
-  const herd::Status status =
-      model->forward_all(*sequences, [&](std::size_t s, std::size_t t, std::span<const float> logits) {
+  const herd::Status status = model->forward_all(
+      *sequences, [&](std::size_t s, std::size_t t, std::span<const float> logits) {
         out.seekp((rows[s] + static_cast<std::int64_t>(t)) * row_bytes);
         out.write(reinterpret_cast<const char*>(logits.data()), row_bytes);
         progress.update(++done, rows.back());
@@ -103,7 +104,8 @@ void add_logits(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("logits", "logits after every token of given sequences");
   flags->model.add_path(*command);
   command->add_option("--ids", flags->ids, "JSON file [[ids], ...]; - for stdin")->required();
-  command->add_option("--out", flags->out, "float32 [token][vocab], sequence after sequence")->required();
+  command->add_option("--out", flags->out, "float32 [token][vocab], sequence after sequence")
+      ->required();
   flags->model.add_device(*command);
   flags->model.add_sizes(*command);
   command->footer(

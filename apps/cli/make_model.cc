@@ -28,13 +28,18 @@ int run(const Flags& flags) {
 
 void add_make_model(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command =
-      app.add_subcommand("make-model", "random weights of a published shape, to measure speed with");
-  command->add_option("--shape", flags->shape, fmt::format("{}", fmt::join(herd::random_model_shapes(), ", ")))
+  CLI::App* command = app.add_subcommand(
+      "make-model", "random weights of a published shape, to measure speed with");
+  command
+      ->add_option("--shape", flags->shape,
+                   fmt::format("{}", fmt::join(herd::random_model_shapes(), ", ")))
       ->capture_default_str();
-  command->add_option("--type", flags->type, fmt::format("{}", fmt::join(herd::random_model_types(), ", ")))
+  command
+      ->add_option("--type", flags->type,
+                   fmt::format("{}", fmt::join(herd::random_model_types(), ", ")))
       ->capture_default_str();
-  command->add_option("--seed", flags->seed, "the same seed gives the same bytes")->capture_default_str();
+  command->add_option("--seed", flags->seed, "the same seed gives the same bytes")
+      ->capture_default_str();
   command->add_option("out", flags->out, "GGUF file to write")->required();
   command->footer("Example: herd make-model --shape llama-3-8b --type Q4_K_M random-8b.gguf");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });

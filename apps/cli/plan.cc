@@ -18,7 +18,8 @@ struct Flags {
 /// Sequences of the planned context that fit the memory available now.
 std::int64_t most_sequences(const herd::MemoryNeed& need) {
   const std::int64_t left = need.available - (need.total - need.kv);
-  return std::max<std::int64_t>(0, left / std::max<std::int64_t>(1, need.kv_per_token * need.context));
+  return std::max<std::int64_t>(0,
+                                left / std::max<std::int64_t>(1, need.kv_per_token * need.context));
 }
 
 void print_json(const herd::MemoryNeed& need, const std::string& device) {
@@ -40,8 +41,8 @@ void print_json(const herd::MemoryNeed& need, const std::string& device) {
 }
 
 void print_line(std::string_view name, std::int64_t bytes, const std::string& note) {
-  std::cout << fmt::format("{:<12} {:>11} {:>16}  {}\n", name, human_bytes(static_cast<double>(bytes)),
-                           bytes, note);
+  std::cout << fmt::format("{:<12} {:>11} {:>16}  {}\n", name,
+                           human_bytes(static_cast<double>(bytes)), bytes, note);
 }
 
 int run(const Flags& flags) {
@@ -59,8 +60,9 @@ int run(const Flags& flags) {
   print_line("runtime", need->runtime, "program and vocabulary, estimated");
   print_line("total", need->total,
              fmt::format("batch size {}, context {}", need->batch_size, need->context));
-  print_line("available", need->available,
-             fmt::format("room for {} sequences of {} tokens", most_sequences(*need), need->context));
+  print_line(
+      "available", need->available,
+      fmt::format("room for {} sequences of {} tokens", most_sequences(*need), need->context));
   return kOk;
 }
 
@@ -73,8 +75,9 @@ void add_plan(CLI::App& app, int& exit_code) {
   flags->model.add_device(*command);
   flags->model.add_sizes(*command);
   command->add_flag("--json", flags->json, "for machines; sizes in bytes");
-  command->footer("Context 0 here means the context the model was trained for.\n"
-                  "Example: herd plan model.gguf --batch-size 8 --context 2048");
+  command->footer(
+      "Context 0 here means the context the model was trained for.\n"
+      "Example: herd plan model.gguf --batch-size 8 --context 2048");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });
 }
 

@@ -87,11 +87,13 @@ void add_tokenize(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json,
                     "{\"ids\": [...], \"pieces\": [...]}; bytes that are no UTF-8 show as U+FFFD");
   command->add_flag("--bos", flags->bos, "put the beginning-of-text token first");
-  command->add_flag("--no-special", flags->no_special,
-                    "special tokens in the text are ordinary text; with --detokenize they are left out");
+  command->add_flag(
+      "--no-special", flags->no_special,
+      "special tokens in the text are ordinary text; with --detokenize they are left out");
   command->add_flag("--detokenize", flags->detokenize, "ids (JSON or separated by spaces) to text");
   command->footer(
-      "All of stdin counts, byte for byte, the last newline too. Files with only a vocabulary work.\n"
+      "All of stdin counts, byte for byte, the last newline too. Files with only a vocabulary "
+      "work.\n"
       "Example: printf 'Hello world' | herd tokenize -m model.gguf --json");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });
 }

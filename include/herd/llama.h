@@ -25,13 +25,13 @@ class Tokenizer;
 
 struct ModelOptions {
   DeviceType device = DeviceType::cpu;
-  int threads = 0;                 // 0: as many as the machine has cores
+  int threads = 0;  // 0: as many as the machine has cores
   Isa isa = Isa::automatic;
-  std::int32_t batch_size = 16;    // sequences that run at once
-  std::int32_t context = 0;        // longest sequence; 0: what the model was trained for
-  std::int64_t kv_tokens = 0;      // room for tokens of all sequences; 0: batch_size * context,
-                                   // at most a quarter of the machine's memory
-  std::int32_t max_rows = 512;     // rows in one step: prompts are fed in chunks of at most this
+  std::int32_t batch_size = 16;  // sequences that run at once
+  std::int32_t context = 0;      // longest sequence; 0: what the model was trained for
+  std::int64_t kv_tokens = 0;    // room for tokens of all sequences; 0: batch_size * context,
+                                 // at most a quarter of the machine's memory
+  std::int32_t max_rows = 512;   // rows in one step: prompts are fed in chunks of at most this
   KvType kv_type = KvType::f16;
   ProgressFn progress;
 };
@@ -43,24 +43,24 @@ struct MemoryNeed {
   std::int64_t kv_per_token = 0;
   std::int64_t activations = 0;
   std::int64_t scratch = 0;
-  std::int64_t runtime = 0;        // program, tokeniser and metadata
+  std::int64_t runtime = 0;  // program, tokeniser and metadata
   std::int64_t total = 0;
-  std::int64_t available = 0;      // what the device has free now
-  std::int32_t context = 0;        // the sizes the figures are for
+  std::int64_t available = 0;  // what the device has free now
+  std::int32_t context = 0;    // the sizes the figures are for
   std::int64_t kv_tokens = 0;
   std::int32_t batch_size = 0;
 };
 
 /// Work done so far; take differences.
 struct ModelCounters {
-  std::uint64_t weight_bytes = 0;   // streamed from memory by matrix products
+  std::uint64_t weight_bytes = 0;  // streamed from memory by matrix products
   std::uint64_t matmul_flops = 0;
   std::uint64_t steps = 0;
   std::uint64_t rows = 0;
 };
 
 struct ModelInfo {
-  std::string architecture, name, backend;   // backend: "cpu avx512, 2 threads"
+  std::string architecture, name, backend;  // backend: "cpu avx512, 2 threads"
   std::int32_t layers, hidden, heads, kv_heads, head_size, vocab, context;
   std::int64_t weight_bytes;
 };
@@ -83,14 +83,13 @@ class LlamaModel {
   /// returns the logits [vocab] after its last token, in order; an empty list gives an empty row.
   /// Errors: more sequences than batch_size (both numbers), ids outside the vocabulary, a sequence
   /// longer than the context, no room in the KV cache. On error nothing changed.
-  Result<std::vector<std::vector<float>>> forward_batch(
-      std::span<const std::vector<TokenId>> ids);
+  Result<std::vector<std::vector<float>>> forward_batch(std::span<const std::vector<TokenId>> ids);
   /// The same from given positions: sequence i is first cut back to start[i] tokens.
   /// Errors also: start[i] beyond what is cached.
   Result<std::vector<std::vector<float>>> forward_batch_with_position(
       std::span<const std::vector<TokenId>> ids, std::span<const std::int32_t> start);
-  /// Logits after every token: on_row(sequence, token index, logits [vocab]), tokens of a sequence in
-  /// order. Sequences start empty and are freed at the end; chunked by max_rows.
+  /// Logits after every token: on_row(sequence, token index, logits [vocab]), tokens of a sequence
+  /// in order. Sequences start empty and are freed at the end; chunked by max_rows.
   Status forward_all(std::span<const std::vector<TokenId>> ids,
                      const std::function<void(std::size_t sequence, std::size_t token,
                                               std::span<const float> logits)>& on_row);
@@ -115,7 +114,7 @@ class LlamaModel {
   ModelCounters counters() const;
 
   struct Impl;
-  Impl& impl() { return *impl_; }   // for the library's own rooms
+  Impl& impl() { return *impl_; }  // for the library's own rooms
 
  private:
   explicit LlamaModel(std::unique_ptr<Impl> impl);
@@ -125,25 +124,25 @@ class LlamaModel {
 // ---- generation: many prompts, one ragged batch ----
 
 struct GenerateRequest {
-  std::string prompt;               // used when ids is empty
-  std::vector<TokenId> ids;         // used as they are
+  std::string prompt;        // used when ids is empty
+  std::vector<TokenId> ids;  // used as they are
   std::int32_t max_tokens = 128;
   SamplingParams sampling;
-  std::vector<std::string> stop;    // text that ends the answer; not part of it
-  std::vector<TokenId> stop_ids;    // besides the model's own end tokens
-  bool ignore_end = false;          // go on past the model's end token
-  int logprobs = -1;                // -1: none; n: the chosen token's and the n likeliest
-  bool prompt_logprobs = false;     // also of each prompt token after the first
+  std::vector<std::string> stop;  // text that ends the answer; not part of it
+  std::vector<TokenId> stop_ids;  // besides the model's own end tokens
+  bool ignore_end = false;        // go on past the model's end token
+  int logprobs = -1;              // -1: none; n: the chosen token's and the n likeliest
+  bool prompt_logprobs = false;   // also of each prompt token after the first
 };
 
 struct GenerateResult {
   std::vector<TokenId> prompt_ids;
-  std::vector<TokenId> ids;         // includes the end token if one was chosen
-  std::string text;                 // of ids, without control tokens and without a stop string
+  std::vector<TokenId> ids;  // includes the end token if one was chosen
+  std::string text;          // of ids, without control tokens and without a stop string
   FinishReason finish_reason = FinishReason::none;
-  std::string error;                // when finish_reason is error
-  std::vector<TokenLogprob> logprobs;         // one per id, if asked
-  std::vector<float> prompt_logprobs;         // one per prompt id after the first, if asked
+  std::string error;                   // when finish_reason is error
+  std::vector<TokenLogprob> logprobs;  // one per id, if asked
+  std::vector<float> prompt_logprobs;  // one per prompt id after the first, if asked
 };
 
 /// What happened to one request in one step; text is whole UTF-8.
@@ -156,7 +155,8 @@ struct GenerateEvent {
 
 struct GenerateOptions {
   std::function<void(const GenerateEvent&)> on_event;
-  std::function<bool()> cancelled;   // polled once a step; true ends all with FinishReason::cancelled
+  std::function<bool()>
+      cancelled;  // polled once a step; true ends all with FinishReason::cancelled
 };
 
 /// Runs every request, as many at once as the model's batch_size and KV room allow, the rest as

@@ -1,5 +1,5 @@
-// The batch kernels by the guide's names, on host memory, for any device. Sizes are checked; an error
-// names what was given and what was needed. Numerics: docs/numerics.md.
+// The batch kernels by the guide's names, on host memory, for any device. Sizes are checked; an
+// error names what was given and what was needed. Numerics: docs/numerics.md.
 #pragma once
 
 #include <cstdint>
@@ -28,24 +28,27 @@ class Ops {
   /// x: [batch][sequence][heads][head_size].
   Status rope_batch_f32(std::span<float> x, std::span<const std::int32_t> start, int batch,
                         int sequence, int heads, int head_size, float base);
-  /// scores [batch][heads][queries][keys] = q . k / sqrt(head_size), -infinity after the query's own
-  /// position start[b] + i. q: [batch][queries][heads][head_size], k: [batch][keys][kv_heads][head_size].
+  /// scores [batch][heads][queries][keys] = q . k / sqrt(head_size), -infinity after the query's
+  /// own position start[b] + i. q: [batch][queries][heads][head_size], k:
+  /// [batch][keys][kv_heads][head_size].
   Status attention_scores_batch_f32(std::span<const float> q, std::span<const float> k,
                                     std::span<float> scores, std::span<const std::int32_t> start,
                                     int batch, int queries, int keys, int heads, int kv_heads,
                                     int head_size);
   /// max [rows] of x [rows][columns].
-  Status softmax_max_batch_f32(std::span<const float> x, std::span<float> max, int rows, int columns);
+  Status softmax_max_batch_f32(std::span<const float> x, std::span<float> max, int rows,
+                               int columns);
   /// x = exp(x - max), sum [rows] of it.
   Status softmax_exp_sum_f32(std::span<float> x, std::span<const float> max, std::span<float> sum,
                              int rows, int columns);
   /// x /= sum.
-  Status softmax_normalize_f32(std::span<float> x, std::span<const float> sum, int rows, int columns);
+  Status softmax_normalize_f32(std::span<float> x, std::span<const float> sum, int rows,
+                               int columns);
   /// out [batch][queries][heads][head_size] = weights [batch][heads][queries][keys] times v
   /// [batch][keys][kv_heads][head_size].
   Status apply_attention_batch_f32(std::span<const float> weights, std::span<const float> v,
-                                   std::span<float> out, int batch, int queries, int keys, int heads,
-                                   int kv_heads, int head_size);
+                                   std::span<float> out, int batch, int queries, int keys,
+                                   int heads, int kv_heads, int head_size);
   /// out [rows][outputs] = x [rows][inputs] times the transpose of w, given as GGUF blocks of the
   /// named type ("Q4_K"), [outputs][inputs].
   Status batch_matmul(std::span<const float> x, std::span<const std::byte> w, std::string_view type,

@@ -21,9 +21,9 @@ std::string_view to_string(DeviceType device);
 enum class Isa { automatic, scalar, avx2, avx512, neon };
 std::string_view to_string(Isa isa);
 
-/// How keys and values are kept. `f16`: two bytes each; values as halves, keys as 16-bit integers with
-/// one scale per head and position, because a few large key components would lose too much as halves
-/// (docs/numerics.md). `f32`: as computed.
+/// How keys and values are kept. `f16`: two bytes each; values as halves, keys as 16-bit integers
+/// with one scale per head and position, because a few large key components would lose too much as
+/// halves (docs/numerics.md). `f32`: as computed.
 enum class KvType { f16, f32 };
 
 enum class FinishReason {

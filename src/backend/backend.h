@@ -51,7 +51,9 @@ struct KvLayout {
   std::int64_t key_bytes() const {
     return type == KvType::f16 ? std::int64_t{2} * head_size + 4 : std::int64_t{4} * head_size;
   }
-  std::int64_t value_bytes() const { return std::int64_t{type == KvType::f16 ? 2 : 4} * value_stride(); }
+  std::int64_t value_bytes() const {
+    return std::int64_t{type == KvType::f16 ? 2 : 4} * value_stride();
+  }
   std::int64_t bytes_per_token() const {
     return std::int64_t{1} * layers * kv_heads * (key_bytes() + value_bytes());
   }
@@ -71,9 +73,9 @@ struct Counters {
 };
 
 struct EmbedArgs {
-  MatrixId table;              // [vocab][columns]
+  MatrixId table;                // [vocab][columns]
   std::span<const TokenId> ids;  // [rows], each within the table
-  float* out;                  // [rows][columns]
+  float* out;                    // [rows][columns]
 };
 struct RmsNormArgs {
   const float* x;       // [rows][columns]
@@ -84,24 +86,24 @@ struct RmsNormArgs {
 };
 /// out[i][row] = weights[i] * x[row], for up to three matrices that share their input.
 struct MatmulArgs {
-  const float* x;        // [rows][columns]
+  const float* x;  // [rows][columns]
   std::int32_t rows;
   std::int32_t n_weights;
-  MatrixId weights[3];   // each [outputs_i][columns]
-  float* out[3];         // [rows][outputs_i]
-  bool add;              // out += instead of out =; the product is summed in full first
+  MatrixId weights[3];  // each [outputs_i][columns]
+  float* out[3];        // [rows][outputs_i]
+  bool add;             // out += instead of out =; the product is summed in full first
 };
 struct RopeArgs {
-  float* x;                               // [rows][heads][head_size], rotated in place
-  std::span<const std::int32_t> positions;  // [rows]
-  const float* table;                     // [context][rope_size / 2][cos, sin]
+  float* x;                                  // [rows][heads][head_size], rotated in place
+  std::span<const std::int32_t> positions;   // [rows]
+  const float* table;                        // [context][rope_size / 2][cos, sin]
   std::int32_t heads, head_size, rope_size;  // pairs (2i, 2i+1) below rope_size rotate
 };
 /// Keys and values of this step's rows go to their slots of one layer of the pool.
 struct KvStoreArgs {
-  const float* k;                        // [rows][kv_heads][head_size]
-  const float* v;                        // [rows][kv_heads][head_size]
-  std::span<const std::int32_t> slots;   // [rows]
+  const float* k;                       // [rows][kv_heads][head_size]
+  const float* v;                       // [rows][kv_heads][head_size]
+  std::span<const std::int32_t> slots;  // [rows]
   std::int32_t layer;
 };
 /// Causal attention of every row over its own sequence's pages.
@@ -110,24 +112,24 @@ struct AttentionArgs {
   float* out;          // [rows][heads][head_size]
   const Batch* batch;  // positions, sequences and block_table are read
   std::int32_t layer, heads;
-  float scale;         // scores are multiplied by it
+  float scale;  // scores are multiplied by it
 };
 struct SwigluArgs {
-  const float* gate;   // [n]
-  const float* up;     // [n]
-  float* out;          // [n] silu(gate) * up; may be either input
+  const float* gate;  // [n]
+  const float* up;    // [n]
+  float* out;         // [n] silu(gate) * up; may be either input
   std::int64_t n;
 };
 struct AddArgs {
-  const float* a;      // [n]
-  const float* b;      // [n]
-  float* out;          // [n]; may be either input
+  const float* a;  // [n]
+  const float* b;  // [n]
+  float* out;      // [n]; may be either input
   std::int64_t n;
 };
 struct GatherRowsArgs {
-  const float* x;                       // [rows_of_x][columns]
-  std::span<const std::int32_t> rows;   // [n]
-  float* out;                           // [n][columns]; not x
+  const float* x;                      // [rows_of_x][columns]
+  std::span<const std::int32_t> rows;  // [n]
+  float* out;                          // [n][columns]; not x
   std::int32_t columns;
 };
 
@@ -141,9 +143,9 @@ struct AttentionScoresArgs {
   float scale;
 };
 struct SoftmaxArgs {
-  float* x;         // [rows][columns]: exp_sum writes exp(x - max), normalize divides by sum
-  float* max;       // [rows]
-  float* sum;       // [rows]
+  float* x;    // [rows][columns]: exp_sum writes exp(x - max), normalize divides by sum
+  float* max;  // [rows]
+  float* sum;  // [rows]
   std::int64_t rows;
   std::int32_t columns;
 };
@@ -207,8 +209,8 @@ class Backend {
 
 struct BackendOptions {
   DeviceType device = DeviceType::cpu;
-  int threads = 0;            // 0: the machine's cores
-  Isa isa = Isa::automatic;   // cpu only
+  int threads = 0;           // 0: the machine's cores
+  Isa isa = Isa::automatic;  // cpu only
 };
 
 /// The one place that knows which backends this build holds. Errors: unsupported, naming what is

@@ -57,9 +57,13 @@ inline float int16_scale(const float* x, int n) {
 inline int to_int16_code(float x, float scale) {
   if (!(scale > 0.0f)) return 0;
   const float rounded = (x / scale + ExpConstants::kMagic) - ExpConstants::kMagic;
-  return static_cast<int>(rounded > 32767.0f ? 32767.0f : rounded < -32767.0f ? -32767.0f : rounded);
+  return static_cast<int>(rounded > 32767.0f    ? 32767.0f
+                          : rounded < -32767.0f ? -32767.0f
+                                                : rounded);
 }
 
-inline float silu_f32(float g) { return g / (1.0f + exp_f32(-g)); }
+inline float silu_f32(float g) {
+  return g / (1.0f + exp_f32(-g));
+}
 
 }  // namespace herd

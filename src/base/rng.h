@@ -1,11 +1,13 @@
-// Random numbers as a function of (seed, position): no state, so nobody's draw depends on another's.
+// Random numbers as a function of (seed, position): no state, so nobody's draw depends on
+// another's.
 #pragma once
 
 #include <cstdint>
 
 namespace herd {
 
-/// 64 random bits: splitmix64's finaliser over a Weyl sequence keyed by the seed (Steele et al. 2014).
+/// 64 random bits: splitmix64's finaliser over a Weyl sequence keyed by the seed (Steele et al.
+/// 2014).
 constexpr std::uint64_t counter_bits(std::uint64_t seed, std::uint64_t position) {
   auto mix = [](std::uint64_t z) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;

@@ -3,8 +3,9 @@
 namespace herd {
 namespace {
 
-// A short spin bridges the gap between two ops of a step. Then the core is offered to others between
-// looks (two threads of the pool may share it), and after about a tenth of a millisecond we sleep.
+// A short spin bridges the gap between two ops of a step. Then the core is offered to others
+// between looks (two threads of the pool may share it), and after about a tenth of a millisecond we
+// sleep.
 constexpr int kSpins = 2000;
 constexpr int kYields = 200;
 

@@ -26,8 +26,9 @@ class ThreadPool {
   template <class Body>
   void run(int chunks, Body&& body) {
     using B = std::remove_reference_t<Body>;
-    run_job({[](void* context, int chunk, int thread) { (*static_cast<B*>(context))(chunk, thread); },
-             const_cast<void*>(static_cast<const void*>(&body)), chunks});
+    run_job(
+        {[](void* context, int chunk, int thread) { (*static_cast<B*>(context))(chunk, thread); },
+         const_cast<void*>(static_cast<const void*>(&body)), chunks});
   }
 
  private:
@@ -43,7 +44,7 @@ class ThreadPool {
   Job job_;
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for a change
   alignas(64) std::atomic<int> next_chunk_{0};
-  alignas(64) std::atomic<int> busy_{0};                  // workers that have not finished the job
+  alignas(64) std::atomic<int> busy_{0};  // workers that have not finished the job
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

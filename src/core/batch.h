@@ -19,12 +19,12 @@ struct BatchSequence {
 /// Rows of all sequences packed one after another, in the order of `sequences`.
 /// Invariant: positions of a sequence ascend by one and end at kv_length - 1.
 struct Batch {
-  std::vector<TokenId> ids;             // [n_rows] the planner: token at each row
-  std::vector<std::int32_t> positions;  // [n_rows] the planner: absolute position of each row
-  std::vector<std::int32_t> slots;      // [n_rows] the KV room: page * page_size + offset
-  std::vector<BatchSequence> sequences; // [n_sequences]
+  std::vector<TokenId> ids;               // [n_rows] the planner: token at each row
+  std::vector<std::int32_t> positions;    // [n_rows] the planner: absolute position of each row
+  std::vector<std::int32_t> slots;        // [n_rows] the KV room: page * page_size + offset
+  std::vector<BatchSequence> sequences;   // [n_sequences]
   std::vector<std::int32_t> block_table;  // the KV room: page ids of each sequence, concatenated
-  std::vector<std::int32_t> logit_rows; // [n_logits] the planner: rows whose logits are wanted
+  std::vector<std::int32_t> logit_rows;   // [n_logits] the planner: rows whose logits are wanted
 
   std::int32_t n_rows() const { return static_cast<std::int32_t>(ids.size()); }
   void clear() {

@@ -18,8 +18,19 @@ namespace herd::gguf {
 
 /// GGUF's metadata types, by their numbers in the file.
 enum class ValueType : std::uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7,
-  string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12,
 };
 std::string_view to_string(ValueType type);
 
@@ -54,10 +65,10 @@ struct TensorInfo {
   std::vector<std::int64_t> shape;  // GGUF order: shape[0] is the row length (inputs)
   std::uint64_t offset = 0;         // absolute, in its own file
   std::uint64_t bytes = 0;
-  std::int32_t part = 0;            // which split file holds it
+  std::int32_t part = 0;  // which split file holds it
 
   std::int64_t columns() const { return shape.empty() ? 1 : shape[0]; }
-  std::int64_t rows() const;        // product of the other dimensions
+  std::int64_t rows() const;  // product of the other dimensions
 };
 
 /// Where tensor bytes come from. Implementations: memory, a set of open files.
@@ -76,13 +87,13 @@ class File {
   std::span<const KeyValue> metadata() const { return metadata_; }
   std::span<const TensorInfo> tensors() const { return tensors_; }
 
-  const Value* find(std::string_view key) const;           // nullptr if absent
+  const Value* find(std::string_view key) const;  // nullptr if absent
   const TensorInfo* find_tensor(std::string_view name) const;
 
-  // Typed access. Absent key: not_found. Wrong type or range: corrupt. Messages name key, type found
-  // and wanted. Any integer type is taken where its value fits.
+  // Typed access. Absent key: not_found. Wrong type or range: corrupt. Messages name key, type
+  // found and wanted. Any integer type is taken where its value fits.
   Result<std::int64_t> get_int(std::string_view key, std::int64_t min, std::int64_t max) const;
-  Result<double> get_real(std::string_view key) const;      // f32, f64
+  Result<double> get_real(std::string_view key) const;  // f32, f64
   Result<bool> get_bool(std::string_view key) const;
   Result<std::string_view> get_string(std::string_view key) const;
   Result<std::span<const std::string>> get_strings(std::string_view key) const;
@@ -100,10 +111,10 @@ class File {
   friend Result<File> parse(std::span<const std::byte> bytes);
   std::uint32_t version_ = 3;
   std::uint64_t file_bytes_ = 0;
-  std::vector<KeyValue> metadata_;          // file order
-  std::vector<TensorInfo> tensors_;         // file order
-  std::vector<std::uint32_t> key_order_;    // indices sorted by key, for find()
-  std::vector<std::uint32_t> tensor_order_; // indices sorted by name
+  std::vector<KeyValue> metadata_;           // file order
+  std::vector<TensorInfo> tensors_;          // file order
+  std::vector<std::uint32_t> key_order_;     // indices sorted by key, for find()
+  std::vector<std::uint32_t> tensor_order_;  // indices sorted by name
   std::shared_ptr<const Source> source_;
 };
 
@@ -136,7 +147,8 @@ class Writer {
   /// Declares a tensor; its bytes are produced by `fill` when the file is written, one tensor at a
   /// time. REQUIRES: shape[0] is a multiple of the type's block.
   using Fill = std::function<void(std::span<std::byte> out)>;
-  void add_tensor(std::string_view name, quant::Type type, std::vector<std::int64_t> shape, Fill fill);
+  void add_tensor(std::string_view name, quant::Type type, std::vector<std::int64_t> shape,
+                  Fill fill);
 
   std::uint64_t file_bytes() const;  // what write() will produce
   Result<std::vector<std::byte>> to_bytes() const;

@@ -52,7 +52,9 @@ class PagePool {
 class BlockTable {
  public:
   /// `capacity`: most pages this table will ever hold, reserved now.
-  explicit BlockTable(std::int32_t capacity = 0) { pages_.reserve(static_cast<std::size_t>(capacity)); }
+  explicit BlockTable(std::int32_t capacity = 0) {
+    pages_.reserve(static_cast<std::size_t>(capacity));
+  }
 
   std::span<const PageId> pages() const { return pages_; }
   std::int32_t length() const { return length_; }
@@ -60,7 +62,8 @@ class BlockTable {
   /// Makes room for positions [length, length + count) and counts them in. All or nothing.
   /// Error: resource_exhausted, saying how many pages were needed and free.
   Status extend(PagePool& pool, std::int32_t count);
-  /// Forgets positions from `length` on; pages no longer needed go back. REQUIRES: length <= length().
+  /// Forgets positions from `length` on; pages no longer needed go back. REQUIRES: length <=
+  /// length().
   void truncate(PagePool& pool, std::int32_t length);
   void clear(PagePool& pool) { truncate(pool, 0); }
   /// Where position `position` lives: page * page_size + offset. REQUIRES: position < length().

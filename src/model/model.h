@@ -17,20 +17,20 @@ namespace herd {
 
 /// Hyper-parameters, each checked once against the table of limits in config.cc.
 struct ModelConfig {
-  std::string architecture;            // "llama"
+  std::string architecture;  // "llama"
   std::int32_t layers = 0;
-  std::int32_t hidden = 0;             // embedding length
+  std::int32_t hidden = 0;  // embedding length
   std::int32_t feed_forward = 0;
   std::int32_t heads = 0;
-  std::int32_t kv_heads = 0;           // divides heads
-  std::int32_t head_size = 0;          // key_length, else hidden / heads
-  std::int32_t rope_size = 0;          // rotated part of a head, even, <= head_size
+  std::int32_t kv_heads = 0;   // divides heads
+  std::int32_t head_size = 0;  // key_length, else hidden / heads
+  std::int32_t rope_size = 0;  // rotated part of a head, even, <= head_size
   std::int32_t vocab = 0;
-  std::int32_t context = 0;            // as trained
+  std::int32_t context = 0;  // as trained
   float rms_epsilon = 0;
   float rope_base = 10000.0f;
-  float rope_scale = 1.0f;             // linear scaling: positions are divided by it
-  bool tied_output = false;            // no output.weight: token_embd.weight serves
+  float rope_scale = 1.0f;   // linear scaling: positions are divided by it
+  bool tied_output = false;  // no output.weight: token_embd.weight serves
 };
 
 /// Reads and checks `file`'s hyper-parameters. Errors name the key, the value and its range;
@@ -43,25 +43,25 @@ struct TensorSpec {
   std::int64_t rows = 1;
   std::int64_t columns = 0;
   bool optional = false;
-  bool matrix = false;   // a weight matrix; otherwise f32 values (F32, F16 or BF16 in the file)
+  bool matrix = false;  // a weight matrix; otherwise f32 values (F32, F16 or BF16 in the file)
 };
 /// All tensors a file of this configuration holds, in the order they are loaded.
 std::vector<TensorSpec> tensor_table(const ModelConfig& config);
 
 struct LayerWeights {
-  float* attention_norm;           // [hidden]
-  MatrixId q, k, v;                // [heads * head_size | kv_heads * head_size][hidden]
-  MatrixId attention_output;       // [hidden][heads * head_size]
-  float* ffn_norm;                 // [hidden]
-  MatrixId gate, up;               // [feed_forward][hidden]
-  MatrixId down;                   // [hidden][feed_forward]
+  float* attention_norm;      // [hidden]
+  MatrixId q, k, v;           // [heads * head_size | kv_heads * head_size][hidden]
+  MatrixId attention_output;  // [hidden][heads * head_size]
+  float* ffn_norm;            // [hidden]
+  MatrixId gate, up;          // [feed_forward][hidden]
+  MatrixId down;              // [hidden][feed_forward]
 };
 struct ModelWeights {
-  MatrixId embedding;              // [vocab][hidden]
+  MatrixId embedding;  // [vocab][hidden]
   std::vector<LayerWeights> layers;
-  float* output_norm;              // [hidden]
-  MatrixId output;                 // [vocab][hidden]; the embedding if tied
-  float* rope_table;               // [context][rope_size / 2][cos, sin]
+  float* output_norm;  // [hidden]
+  MatrixId output;     // [vocab][hidden]; the embedding if tied
+  float* rope_table;   // [context][rope_size / 2][cos, sin]
 };
 
 /// Activations of one step, taken once for the largest step.
@@ -104,8 +104,7 @@ class Model {
   /// Checks every tensor against the table, takes all memory, loads all weights.
   static Result<std::unique_ptr<Model>> load(const gguf::File& file,
                                              std::unique_ptr<Backend> backend,
-                                             const ModelLimits& limits,
-                                             const ProgressFn& progress);
+                                             const ModelLimits& limits, const ProgressFn& progress);
   static Result<MemoryPlan> plan(const gguf::File& file, const Backend& backend,
                                  const ModelLimits& limits);
 

@@ -31,19 +31,26 @@ enum class Type : std::uint32_t {
 struct TypeInfo {
   Type type;
   std::string_view name;
-  int block;         // values per block
-  int bytes;         // bytes per block
-  bool can_quantize; // quantize() supports it
+  int block;          // values per block
+  int bytes;          // bytes per block
+  bool can_quantize;  // quantize() supports it
 };
 
 inline constexpr TypeInfo kTypes[] = {
-    {Type::F32, "F32", 1, 4, true},         {Type::F16, "F16", 1, 2, true},
-    {Type::BF16, "BF16", 1, 2, true},       {Type::Q4_0, "Q4_0", 32, 18, true},
-    {Type::Q4_1, "Q4_1", 32, 20, true},     {Type::Q5_0, "Q5_0", 32, 22, true},
-    {Type::Q5_1, "Q5_1", 32, 24, true},     {Type::Q8_0, "Q8_0", 32, 34, true},
-    {Type::Q2_K, "Q2_K", 256, 84, false},   {Type::Q3_K, "Q3_K", 256, 110, false},
-    {Type::Q4_K, "Q4_K", 256, 144, true},   {Type::Q5_K, "Q5_K", 256, 176, true},
-    {Type::Q6_K, "Q6_K", 256, 210, true},   {Type::IQ4_NL, "IQ4_NL", 32, 18, false},
+    {Type::F32, "F32", 1, 4, true},
+    {Type::F16, "F16", 1, 2, true},
+    {Type::BF16, "BF16", 1, 2, true},
+    {Type::Q4_0, "Q4_0", 32, 18, true},
+    {Type::Q4_1, "Q4_1", 32, 20, true},
+    {Type::Q5_0, "Q5_0", 32, 22, true},
+    {Type::Q5_1, "Q5_1", 32, 24, true},
+    {Type::Q8_0, "Q8_0", 32, 34, true},
+    {Type::Q2_K, "Q2_K", 256, 84, false},
+    {Type::Q3_K, "Q3_K", 256, 110, false},
+    {Type::Q4_K, "Q4_K", 256, 144, true},
+    {Type::Q5_K, "Q5_K", 256, 176, true},
+    {Type::Q6_K, "Q6_K", 256, 210, true},
+    {Type::IQ4_NL, "IQ4_NL", 32, 18, false},
     {Type::IQ4_XS, "IQ4_XS", 256, 136, false},
 };
 
@@ -76,25 +83,63 @@ constexpr std::int64_t row_bytes(Type type, std::int64_t columns) {
 /// REQUIRES: values.size() is a multiple of the block and bytes holds exactly those blocks.
 void dequantize(Type type, std::span<const std::byte> bytes, std::span<float> values);
 
-/// The inverse, deterministic, each block on its own. Types with one scale per 32 values use the usual
-/// formulas (bytes as other writers give them); K-quants search their scales for the least squares.
-/// Scales are halves: blocks of values beyond about 65,504 times the largest code become infinite.
-/// REQUIRES: type_info(type).can_quantize, and sizes as for dequantize. Values must be finite.
+/// The inverse, deterministic, each block on its own. Types with one scale per 32 values use the
+/// usual formulas (bytes as other writers give them); K-quants search their scales for the least
+/// squares. Scales are halves: blocks of values beyond about 65,504 times the largest code become
+/// infinite. REQUIRES: type_info(type).can_quantize, and sizes as for dequantize. Values must be
+/// finite.
 void quantize(Type type, std::span<const float> values, std::span<std::byte> bytes);
 
 // ---- blocks, little-endian; d and m are IEEE half bits ----
-struct BlockQ4_0 { std::uint16_t d; std::uint8_t qs[16]; };
-struct BlockQ4_1 { std::uint16_t d, m; std::uint8_t qs[16]; };
-struct BlockQ5_0 { std::uint16_t d; std::uint8_t qh[4], qs[16]; };
-struct BlockQ5_1 { std::uint16_t d, m; std::uint8_t qh[4], qs[16]; };
-struct BlockQ8_0 { std::uint16_t d; std::int8_t qs[32]; };
-struct BlockQ2_K { std::uint8_t scales[16], qs[64]; std::uint16_t d, dmin; };
-struct BlockQ3_K { std::uint8_t hmask[32], qs[64], scales[12]; std::uint16_t d; };
-struct BlockQ4_K { std::uint16_t d, dmin; std::uint8_t scales[12], qs[128]; };
-struct BlockQ5_K { std::uint16_t d, dmin; std::uint8_t scales[12], qh[32], qs[128]; };
-struct BlockQ6_K { std::uint8_t ql[128], qh[64]; std::int8_t scales[16]; std::uint16_t d; };
-struct BlockIQ4_NL { std::uint16_t d; std::uint8_t qs[16]; };
-struct BlockIQ4_XS { std::uint16_t d, scales_h; std::uint8_t scales_l[4], qs[128]; };
+struct BlockQ4_0 {
+  std::uint16_t d;
+  std::uint8_t qs[16];
+};
+struct BlockQ4_1 {
+  std::uint16_t d, m;
+  std::uint8_t qs[16];
+};
+struct BlockQ5_0 {
+  std::uint16_t d;
+  std::uint8_t qh[4], qs[16];
+};
+struct BlockQ5_1 {
+  std::uint16_t d, m;
+  std::uint8_t qh[4], qs[16];
+};
+struct BlockQ8_0 {
+  std::uint16_t d;
+  std::int8_t qs[32];
+};
+struct BlockQ2_K {
+  std::uint8_t scales[16], qs[64];
+  std::uint16_t d, dmin;
+};
+struct BlockQ3_K {
+  std::uint8_t hmask[32], qs[64], scales[12];
+  std::uint16_t d;
+};
+struct BlockQ4_K {
+  std::uint16_t d, dmin;
+  std::uint8_t scales[12], qs[128];
+};
+struct BlockQ5_K {
+  std::uint16_t d, dmin;
+  std::uint8_t scales[12], qh[32], qs[128];
+};
+struct BlockQ6_K {
+  std::uint8_t ql[128], qh[64];
+  std::int8_t scales[16];
+  std::uint16_t d;
+};
+struct BlockIQ4_NL {
+  std::uint16_t d;
+  std::uint8_t qs[16];
+};
+struct BlockIQ4_XS {
+  std::uint16_t d, scales_h;
+  std::uint8_t scales_l[4], qs[128];
+};
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84);
 static_assert(sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176);

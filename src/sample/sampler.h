@@ -32,13 +32,13 @@ class Sampler {
  public:
   explicit Sampler(std::int32_t vocab_size);
 
-  /// Order: bias, penalties, (greedy if temperature is 0: largest, ties to the lower id), temperature,
-  /// top_k, top_p, min_p, then the draw with counter_uniform(seed, position).
-  /// Sums and the draw's inverse CDF run over the kept ids in ascending order, in double. A bias or
-  /// penalty that would overflow f32 stops at the largest finite value.
-  /// Without `with_logprob` its pass over the vocabulary is saved and Sample::logprob is 0.
-  /// Error: internal when a logit is not finite (-infinity is allowed if at least one is finite).
-  /// REQUIRES: logits.size() == vocab_size, params validated.
+  /// Order: bias, penalties, (greedy if temperature is 0: largest, ties to the lower id),
+  /// temperature, top_k, top_p, min_p, then the draw with counter_uniform(seed, position). Sums and
+  /// the draw's inverse CDF run over the kept ids in ascending order, in double. A bias or penalty
+  /// that would overflow f32 stops at the largest finite value. Without `with_logprob` its pass
+  /// over the vocabulary is saved and Sample::logprob is 0. Error: internal when a logit is not
+  /// finite (-infinity is allowed if at least one is finite). REQUIRES: logits.size() ==
+  /// vocab_size, params validated.
   Result<Sample> sample(std::span<const float> logits, const SamplingParams& params,
                         const SampleHistory& history, std::int64_t position,
                         bool with_logprob = true);
@@ -65,11 +65,11 @@ class Sampler {
   double total_weight() const;
   TokenId last_of_top_p(double p, double total);
 
-  std::size_t kept_ = 0;               // ids in order_ that are still candidates
-  std::vector<float> scores_;          // [vocab]
-  std::vector<double> weights_;        // [vocab], set for the candidates
-  std::vector<TokenId> order_;         // [vocab]
-  std::vector<std::int32_t> counts_;   // [vocab], all zero between calls
+  std::size_t kept_ = 0;              // ids in order_ that are still candidates
+  std::vector<float> scores_;         // [vocab]
+  std::vector<double> weights_;       // [vocab], set for the candidates
+  std::vector<TokenId> order_;        // [vocab]
+  std::vector<std::int32_t> counts_;  // [vocab], all zero between calls
 };
 
 /// Log of the sum of exp(logits), in double, in index order: the same wherever it is computed.

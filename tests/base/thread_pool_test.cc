@@ -35,7 +35,8 @@ TEST(ThreadPool, JobsFollowOneAnother) {
   std::vector<long> values(64, 0);
   for (int round = 0; round < 2000; ++round) {
     pool.run(64, [&](int chunk, int) {
-      values[static_cast<std::size_t>(chunk)] += values[static_cast<std::size_t>(chunk)] == round ? 1 : 1000000;
+      values[static_cast<std::size_t>(chunk)] +=
+          values[static_cast<std::size_t>(chunk)] == round ? 1 : 1000000;
     });
   }
   EXPECT_EQ(std::accumulate(values.begin(), values.end(), 0L), 64L * 2000);

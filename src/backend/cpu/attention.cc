@@ -13,7 +13,9 @@ TileShape tile_shape(std::int32_t group, std::int32_t most) {
   const std::int32_t heads = std::min(group, most);
   return {std::max(1, most / heads), heads};
 }
-std::int32_t pieces(std::int32_t n, std::int32_t each) { return (n + each - 1) / each; }
+std::int32_t pieces(std::int32_t n, std::int32_t each) {
+  return (n + each - 1) / each;
+}
 
 }  // namespace
 
@@ -25,7 +27,8 @@ void CpuBackend::attention(const AttentionArgs& args) {
   const std::int32_t per_row_tile = kv_.kv_heads * head_pieces;
 
   std::int32_t tasks = 0;
-  for (const BatchSequence& s : batch.sequences) tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
+  for (const BatchSequence& s : batch.sequences)
+    tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
   pool_.run(tasks, [&](int task, int thread) {
     std::size_t i = 0;  // which sequence: few of them, so a walk is enough
     std::int32_t left = task;
@@ -49,8 +52,8 @@ void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& 
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
   const std::int64_t layer_heads = std::int64_t{args.layer} * kv_.pages * kv_.kv_heads + kv_head;
-  float* q = thread_scratch_[static_cast<std::size_t>(thread)].get() + scratch_.unpacked +
-             scratch_.totals;
+  float* q =
+      thread_scratch_[static_cast<std::size_t>(thread)].get() + scratch_.unpacked + scratch_.totals;
   std::int32_t n_keys[kMaxTileRows];
 
   AttentionTileArgs tile = {};

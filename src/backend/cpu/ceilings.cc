@@ -11,7 +11,8 @@ namespace herd {
 namespace {
 
 constexpr int kRepeats = 5;
-constexpr std::int64_t kReadBytes = std::int64_t{512} << 20;  // far beyond any last-level cache here
+constexpr std::int64_t kReadBytes = std::int64_t{512}
+                                    << 20;  // far beyond any last-level cache here
 constexpr std::int64_t kBurnSteps = 2'000'000;
 
 double seconds_now() {

@@ -44,7 +44,9 @@ Result<const KernelTable*> choose_table(Isa isa) {
 
 }  // namespace
 
-const KernelTable& widest_table() { return *present_tables().front(); }
+const KernelTable& widest_table() {
+  return *present_tables().front();
+}
 
 CpuBackend::CpuBackend(const KernelTable& table, int threads) : table_(table), pool_(threads) {}
 
@@ -65,15 +67,16 @@ Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
   if (source.rows < 1 || source.columns < 1 || source.rows >= limit || source.columns >= limit)
     return Error{Code::out_of_range, fmt::format("matrix {}: {} x {} is outside 1..2^31-1",
                                                  source.name, source.rows, source.columns)};
-  Matrix m{source.type, static_cast<std::int32_t>(source.rows),
+  Matrix m{source.type,
+           static_cast<std::int32_t>(source.rows),
            static_cast<std::int32_t>(source.columns),
            static_cast<std::int32_t>((source.rows + 31) / 32 * 2),
-           panel_bytes(source.type, source.columns), nullptr};
+           panel_bytes(source.type, source.columns),
+           nullptr};
   m.data.reset(static_cast<std::byte*>(allocate_aligned(m.panels * m.panel_bytes)));
   if (m.data == nullptr)
-    return Error{Code::resource_exhausted,
-                 fmt::format("matrix {}: no memory for {} bytes", source.name,
-                             m.panels * m.panel_bytes)};
+    return Error{Code::resource_exhausted, fmt::format("matrix {}: no memory for {} bytes",
+                                                       source.name, m.panels * m.panel_bytes)};
   // Reads are serial, a slab of panels at a time; packing is shared out.
   const std::int64_t row_bytes = quant::row_bytes(source.type, source.columns);
   const std::int32_t slab = std::max<std::int32_t>(
@@ -111,11 +114,12 @@ void CpuBackend::release_to(MemoryMark mark) {
 
 Status CpuBackend::create_kv(const KvLayout& layout) {
   if (layout.page_size < 32 || layout.page_size > kChunk || kChunk % layout.page_size != 0)
-    return {Code::out_of_range,
-            fmt::format("page size {}: the cpu backend takes 32, 64, 128 or 256", layout.page_size)};
+    return {
+        Code::out_of_range,
+        fmt::format("page size {}: the cpu backend takes 32, 64, 128 or 256", layout.page_size)};
   if (layout.head_size > kMaxHeadSize)
-    return {Code::out_of_range,
-            fmt::format("head size {}: the cpu backend takes up to {}", layout.head_size, kMaxHeadSize)};
+    return {Code::out_of_range, fmt::format("head size {}: the cpu backend takes up to {}",
+                                            layout.head_size, kMaxHeadSize)};
   const std::int64_t rows =
       std::int64_t{layout.layers} * layout.kv_heads * layout.page_size * layout.pages;
   keys_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.key_bytes())));

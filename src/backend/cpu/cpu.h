@@ -40,7 +40,8 @@ class CpuBackend final : public Backend {
   Counters counters() const override { return counters_; }
 
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
-  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns) const override;
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows,
+                            std::int64_t columns) const override;
   Result<void*> allocate(std::int64_t bytes) override;
   MemoryMark mark() const override { return {matrices_.size(), buffers_.size()}; }
   void release_to(MemoryMark mark) override;
@@ -69,12 +70,12 @@ class CpuBackend final : public Backend {
   void apply_attention(const ApplyAttentionArgs& args) override;
 
  private:
-  struct Scratch {  // floats, per thread unless said otherwise
-    std::int64_t packed;   // shared: inputs of a matmul, packed for the tiles
-    std::int64_t unpacked; // panels of one chunk
-    std::int64_t totals;   // outputs of one row block
-    std::int64_t query;    // attention's packed queries
-    std::int64_t scores;   // attention's scores
+  struct Scratch {          // floats, per thread unless said otherwise
+    std::int64_t packed;    // shared: inputs of a matmul, packed for the tiles
+    std::int64_t unpacked;  // panels of one chunk
+    std::int64_t totals;    // outputs of one row block
+    std::int64_t query;     // attention's packed queries
+    std::int64_t scores;    // attention's scores
   };
   Scratch scratch_sizes(std::int32_t max_rows, std::int32_t max_columns,
                         std::int32_t max_context) const;
@@ -85,12 +86,12 @@ class CpuBackend final : public Backend {
   void pack_inputs(const MatmulArgs& args, std::int32_t columns);
   void tiled_panels(const MatmulArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);
-  void attention_tile(const AttentionArgs& args, const BatchSequence& sequence, std::int32_t kv_head,
-                      std::int32_t first_row, std::int32_t n_rows, std::int32_t first_head,
-                      std::int32_t n_heads, int thread);
+  void attention_tile(const AttentionArgs& args, const BatchSequence& sequence,
+                      std::int32_t kv_head, std::int32_t first_row, std::int32_t n_rows,
+                      std::int32_t first_head, std::int32_t n_heads, int thread);
 
-  /// Runs body(i) for i in [0, n): on all threads in chunks, or here when the work is too small to be
-  /// worth waking anyone.
+  /// Runs body(i) for i in [0, n): on all threads in chunks, or here when the work is too small to
+  /// be worth waking anyone.
   template <class Body>
   void for_each(std::int64_t n, std::int64_t cost_each, Body&& body);
 

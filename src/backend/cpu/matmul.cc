@@ -15,7 +15,9 @@ TileRows tile_rows(std::int32_t n, std::int32_t most, std::int32_t t) {
   const std::int32_t first = static_cast<std::int32_t>(std::int64_t{n} * t / tiles);
   return {first, static_cast<std::int32_t>(std::int64_t{n} * (t + 1) / tiles) - first};
 }
-std::int32_t tile_count(std::int32_t n, std::int32_t most) { return (n + most - 1) / most; }
+std::int32_t tile_count(std::int32_t n, std::int32_t most) {
+  return (n + most - 1) / most;
+}
 
 /// Panels handed to a thread at a time: enough to amortise the hand-out, few enough to balance.
 std::int32_t panels_per_chunk(std::int64_t panels, int threads, std::int32_t least) {
@@ -37,8 +39,10 @@ void CpuBackend::matmul(const MatmulArgs& args) {
   }
   if (args.rows == 0) return;
   const std::int64_t inputs = std::int64_t{args.rows} * matrix(args.weights[0]).columns;
-  if (args.rows <= table_.fused_rows || inputs > scratch_.packed) matmul_fused(args);
-  else matmul_tiled(args);
+  if (args.rows <= table_.fused_rows || inputs > scratch_.packed)
+    matmul_fused(args);
+  else
+    matmul_tiled(args);
 }
 
 namespace {
@@ -70,7 +74,8 @@ void store_totals(const float* totals, std::int32_t width, std::int32_t rows, st
 
 void CpuBackend::matmul_fused(const MatmulArgs& args) {
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
-  for (std::int32_t i = 0; i < args.n_weights; ++i) total += panels[i] = matrix(args.weights[i]).panels;
+  for (std::int32_t i = 0; i < args.n_weights; ++i)
+    total += panels[i] = matrix(args.weights[i]).panels;
   const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
@@ -81,10 +86,10 @@ void CpuBackend::matmul_fused(const MatmulArgs& args) {
     for (std::int32_t row = 0; row < args.rows;) {
       const std::int32_t left = args.rows - row;
       const int size = left >= 4 ? 2 : left >= 2 ? 1 : 0;  // of kFusedSizes
-      table_.fused[type_index(m.type)][size](
-          {m.data.get(), m.panel_bytes, run.first, run.count, m.columns,
-           args.x + std::int64_t{row} * m.columns,
-           args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add});
+      table_.fused[type_index(m.type)][size]({m.data.get(), m.panel_bytes, run.first, run.count,
+                                              m.columns, args.x + std::int64_t{row} * m.columns,
+                                              args.out[run.weight] + std::int64_t{row} * m.rows,
+                                              m.rows, args.add});
       row += kFusedSizes[size];
     }
   });
@@ -106,7 +111,8 @@ void CpuBackend::pack_inputs(const MatmulArgs& args, std::int32_t columns) {
 void CpuBackend::matmul_tiled(const MatmulArgs& args) {
   pack_inputs(args, matrix(args.weights[0]).columns);
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
-  for (std::int32_t i = 0; i < args.n_weights; ++i) total += panels[i] = matrix(args.weights[i]).panels;
+  for (std::int32_t i = 0; i < args.n_weights; ++i)
+    total += panels[i] = matrix(args.weights[i]).panels;
   const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
@@ -138,8 +144,8 @@ void CpuBackend::tiled_panels(const MatmulArgs& args, const Matrix& m, float* ou
                unpacked + p * kChunk * kPanelRows);
       for (std::int32_t t = t0; t < t1; ++t) {
         const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
-        const float* x = packed_.get() + std::int64_t{rows.first} * m.columns +
-                         std::int64_t{k0} * rows.rows;
+        const float* x =
+            packed_.get() + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows;
         tiles_by_rows[rows.rows - 1](
             {unpacked, x, n, totals + std::int64_t{rows.first - base} * width, k0 == 0});
       }

@@ -1,4 +1,5 @@
-// The small ops: embedding, norms, rotation, KV writes, activations, and the unfused attention stages.
+// The small ops: embedding, norms, rotation, KV writes, activations, and the unfused attention
+// stages.
 #include <cstring>
 
 #include "backend/cpu/cpu.h"
@@ -102,7 +103,9 @@ void CpuBackend::gather_rows(const GatherRowsArgs& args) {
                 static_cast<std::size_t>(args.columns) * sizeof(float));
 }
 
-void CpuBackend::add(const AddArgs& args) { table_.add(args.a, args.b, args.out, args.n); }
+void CpuBackend::add(const AddArgs& args) {
+  table_.add(args.a, args.b, args.out, args.n);
+}
 
 void CpuBackend::attention_scores(const AttentionScoresArgs& a) {
   const std::int64_t rows = std::int64_t{a.batch} * a.heads * a.queries;
@@ -114,7 +117,8 @@ void CpuBackend::attention_scores(const AttentionScoresArgs& a) {
     for (std::int64_t j = 0; j < a.keys; ++j) {
       const float* k = a.k + ((b * a.keys + j) * a.kv_heads + kv_head) * a.head_size;
       const bool seen = j <= a.start[b] + i;
-      a.scores[row * a.keys + j] = seen ? table_.dot(q, k, a.head_size, a.scale) : -__builtin_inff();
+      a.scores[row * a.keys + j] =
+          seen ? table_.dot(q, k, a.head_size, a.scale) : -__builtin_inff();
     }
   });
 }

@@ -9,8 +9,8 @@ using quant::Type;
 
 /// One block taken apart: what a lane of a unit needs, before its bits are placed.
 struct Parts {
-  std::uint16_t halves[2] = {};       // d, then m or dmin
-  std::uint8_t scales[16] = {};       // per-group scale bytes, in header order
+  std::uint16_t halves[2] = {};  // d, then m or dmin
+  std::uint8_t scales[16] = {};  // per-group scale bytes, in header order
   std::uint8_t mins[8] = {};
   std::uint8_t codes[256] = {};
 };
@@ -56,14 +56,12 @@ void k3_scales(const std::uint8_t* s, Parts& parts) {
 
 /// 2-bit codes of Q2_K and Q3_K: four planes of 32 in each half.
 void pairs256(const std::uint8_t* qs, std::uint8_t* codes) {
-  for (int k = 0; k < 256; ++k)
-    codes[k] = (qs[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2)) & 3;
+  for (int k = 0; k < 256; ++k) codes[k] = (qs[k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2)) & 3;
 }
 
 /// 4-bit codes of Q4_K and Q5_K: low nibbles of 32 bytes, then their high nibbles.
 void nibbles256(const std::uint8_t* qs, std::uint8_t* codes) {
-  for (int k = 0; k < 256; ++k)
-    codes[k] = (qs[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4)) & 15;
+  for (int k = 0; k < 256; ++k) codes[k] = (qs[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4)) & 15;
 }
 
 void take_apart(const quant::BlockQ4_0& b, Parts& p) {
@@ -170,7 +168,9 @@ constexpr int code_bits(Type type) {
   switch (type) {
     case Q2_K: return 2;
     case Q3_K: return 3;
-    case Q5_0: case Q5_1: case Q5_K: return 5;
+    case Q5_0:
+    case Q5_1:
+    case Q5_K: return 5;
     case Q6_K: return 6;
     case Q8_0: return 8;
     default: return 4;

@@ -1,5 +1,5 @@
-// The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds one
-// input's weight for 16 different outputs. The same bytes serve every instruction set.
+// The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds
+// one input's weight for 16 different outputs. The same bytes serve every instruction set.
 //
 // A panel is a run of units. Types with 32-value blocks have a unit per block, K-quants a unit per
 // 256 values; F32, F16 and BF16 are plain [k][16]. A unit is a header of scales followed by code
@@ -57,8 +57,8 @@ constexpr std::int64_t panel_bytes(quant::Type type, std::int64_t columns) {
   return columns / panel_format(type).unit * panel_format(type).unit_bytes();
 }
 
-/// Packs up to 16 rows of raw GGUF blocks (`rows` of them, one after another) into `panel`; rows past
-/// the last become zeros. REQUIRES: panel.size() == panel_bytes(type, columns).
+/// Packs up to 16 rows of raw GGUF blocks (`rows` of them, one after another) into `panel`; rows
+/// past the last become zeros. REQUIRES: panel.size() == panel_bytes(type, columns).
 void pack_panel(quant::Type type, std::int64_t columns, int rows, const std::byte* raw,
                 std::span<std::byte> panel);
 

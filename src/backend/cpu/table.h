@@ -1,5 +1,6 @@
-// The kernels of one instruction set as a table of functions; cpu.cc picks a table once and shares the
-// work out between threads. Everything here is plain data: no kernel knows of threads or batches.
+// The kernels of one instruction set as a table of functions; cpu.cc picks a table once and shares
+// the work out between threads. Everything here is plain data: no kernel knows of threads or
+// batches.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +12,10 @@
 
 namespace herd::cpu {
 
-inline constexpr int kChunk = 256;        // inputs (or keys) per accumulator: docs/numerics.md
+inline constexpr int kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
 inline constexpr int kFusedSizes[] = {1, 2, 4};  // row counts the fused kernels exist for
-inline constexpr int kMaxTileRows = 12;   // most rows of a tile in any table
-inline constexpr int kRowBlock = 240;     // rows that share one unpacking: a multiple of every tile
+inline constexpr int kMaxTileRows = 12;          // most rows of a tile in any table
+inline constexpr int kRowBlock = 240;  // rows that share one unpacking: a multiple of every tile
 inline constexpr int kMaxHeadSize = 512;
 inline constexpr int kTypeCount = static_cast<int>(std::size(quant::kTypes));
 
@@ -27,12 +28,12 @@ constexpr int type_index(quant::Type type) {
 
 /// Few rows against a run of panels: weights are decoded in registers and used at once.
 struct FusedArgs {
-  const std::byte* panels;      // the matrix, panel after panel
+  const std::byte* panels;  // the matrix, panel after panel
   std::int64_t panel_bytes;
   std::int32_t first_panel, n_panels;  // n_panels is even: matrices are padded to pairs of panels
   std::int32_t columns;
-  const float* x;               // [rows][columns]
-  float* out;                   // [rows][outputs]
+  const float* x;  // [rows][columns]
+  float* out;      // [rows][outputs]
   std::int32_t outputs;
   bool add;
 };
@@ -42,32 +43,32 @@ using UnpackFn = void (*)(const std::byte* panel, std::int32_t k0, std::int32_t 
 
 /// One tile: `rows` rows (packed [n][rows]) times `panels` unpacked panels, one chunk of inputs.
 struct TileArgs {
-  const float* weights;         // [panels][kChunk][16]
-  const float* x;               // [n][rows]
-  std::int32_t n;               // inputs in this chunk, <= kChunk
-  float* total;                 // [rows][panels * 16]: = on the first chunk, += after
+  const float* weights;  // [panels][kChunk][16]
+  const float* x;        // [n][rows]
+  std::int32_t n;        // inputs in this chunk, <= kChunk
+  float* total;          // [rows][panels * 16]: = on the first chunk, += after
   bool first;
 };
 
 /// Up to tile_rows queries of one sequence and one kv head against that head's keys and values.
 struct AttentionTileArgs {
-  const float* q;               // [head_size][queries]
+  const float* q;  // [head_size][queries]
   std::int32_t queries;
-  const std::int32_t* n_keys;   // [queries] keys each query sees
-  std::int32_t max_keys;        // the largest of them
-  const std::int32_t* pages;    // of this sequence
-  std::int32_t page_size;       // a multiple of 32
+  const std::int32_t* n_keys;  // [queries] keys each query sees
+  std::int32_t max_keys;       // the largest of them
+  const std::int32_t* pages;   // of this sequence
+  std::int32_t page_size;      // a multiple of 32
   // This layer and head in page 0: keys [head_size][page_size], then, if of 16 bits, their scales
   // [page_size].
   const std::byte* keys;
-  const std::byte* values;      // [page_size][value_stride]
+  const std::byte* values;                        // [page_size][value_stride]
   std::int64_t key_page_bytes, value_page_bytes;  // from one page to the next
   std::int32_t head_size, value_stride;
   KvType type;
   float scale;
-  float* scores;                // scratch [queries][score_stride]
-  std::int64_t score_stride;    // >= max_keys rounded up to 32
-  float* out[kMaxTileRows];     // [head_size] each
+  float* scores;              // scratch [queries][score_stride]
+  std::int64_t score_stride;  // >= max_keys rounded up to 32
+  float* out[kMaxTileRows];   // [head_size] each
 };
 
 struct RowNormArgs {
@@ -80,13 +81,13 @@ struct RowNormArgs {
 
 struct KernelTable {
   Isa isa;
-  int tile_rows;                // rows of the largest tile
-  int fused_rows;               // up to this many rows the fused kernel is the faster one
+  int tile_rows;   // rows of the largest tile
+  int fused_rows;  // up to this many rows the fused kernel is the faster one
 
   void (*fused[kTypeCount][3])(const FusedArgs&);  // by kFusedSizes
   UnpackFn unpack[kTypeCount];
   void (*tile[2][kMaxTileRows])(const TileArgs&);  // [panels - 1][rows - 1]; null past tile_rows
-  int tile_panels;              // panels per tile that exist: 1 or 2
+  int tile_panels;                                 // panels per tile that exist: 1 or 2
 
   void (*attention[kMaxTileRows])(const AttentionTileArgs&);  // [queries - 1]
   void (*rms_norm)(const RowNormArgs&);
@@ -98,8 +99,8 @@ struct KernelTable {
   void (*row_divide)(float* x, float by, std::int32_t n);
   /// Dense stages: s_j = chain(d, fma(q[d], k_j[d])) * scale and sums over keys in chunks.
   float (*dot)(const float* a, const float* b, std::int32_t n, float scale);
-  void (*weighted_sum)(const float* weights, const float* v, std::int64_t v_stride, std::int32_t keys,
-                       std::int32_t n, float* out);
+  void (*weighted_sum)(const float* weights, const float* v, std::int64_t v_stride,
+                       std::int32_t keys, std::int32_t n, float* out);
   void (*to_half)(const float* x, std::uint16_t* out, std::int32_t n);
   /// x as 16-bit integers; returns their scale. NaN if any x is not finite.
   float (*to_int16)(const float* x, std::uint16_t* out, std::int32_t n);

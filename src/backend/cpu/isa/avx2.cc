@@ -11,8 +11,12 @@
 namespace herd::cpu {
 namespace avx2 {
 
-struct F { __m256 a, b; };
-struct U { __m256i a, b; };
+struct F {
+  __m256 a, b;
+};
+struct U {
+  __m256i a, b;
+};
 
 inline constexpr int kAccumulators = 6;  // pairs, of 16 registers
 inline constexpr int kTileRows = 6;
@@ -21,24 +25,44 @@ inline constexpr int kFusedPanels = 2;
 inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
-INLINE __m256i u32(unsigned x) { return _mm256_set1_epi32(static_cast<int>(x)); }
-INLINE __m128i load_bytes16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+INLINE __m256i u32(unsigned x) {
+  return _mm256_set1_epi32(static_cast<int>(x));
+}
+INLINE __m128i load_bytes16(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
 
-INLINE F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE F load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
 INLINE void store(float* p, F x) {
   _mm256_storeu_ps(p, x.a);
   _mm256_storeu_ps(p + 8, x.b);
 }
-INLINE F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-INLINE F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+INLINE F set1(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+INLINE F zero() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
 INLINE F fma(F x, F y, F z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-INLINE F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
-INLINE F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
-INLINE F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-INLINE F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-INLINE F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+INLINE F add(F x, F y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+INLINE F sub(F x, F y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+INLINE F mul(F x, F y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+INLINE F div(F x, F y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+INLINE F max(F x, F y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
 INLINE F if_less(F x, F y, F yes, F no) {
   return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
           _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
@@ -49,9 +73,13 @@ INLINE U load_words16(const void* p) {
   return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
 template <int N>
-INLINE U shift_left(U x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
+INLINE U shift_left(U x) {
+  return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
+}
 template <int N>
-INLINE U shift_right(U x) { return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)}; }
+INLINE U shift_right(U x) {
+  return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)};
+}
 INLINE U shift_right_by(U x, int n) {
   const __m128i count = _mm_cvtsi32_si128(n);
   return {_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count)};
@@ -67,8 +95,12 @@ INLINE U or_and(U x, U y, unsigned mask) {  // x | (y & mask)
 INLINE U add_u(U x, unsigned y) {
   return {_mm256_add_epi32(x.a, u32(y)), _mm256_add_epi32(x.b, u32(y))};
 }
-INLINE F as_float(U x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
-INLINE U as_uint(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+INLINE F as_float(U x) {
+  return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
+INLINE U as_uint(F x) {
+  return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
 
 INLINE F load_half(const void* p) {
   const __m128i* at = static_cast<const __m128i*>(p);
@@ -91,7 +123,9 @@ INLINE F from_u8(__m128i bytes) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
 }
-INLINE F load_u8(const void* p) { return from_u8(load_bytes16(p)); }
+INLINE F load_u8(const void* p) {
+  return from_u8(load_bytes16(p));
+}
 INLINE F load_i8(const void* p) {
   const __m128i bytes = load_bytes16(p);
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
@@ -112,16 +146,21 @@ INLINE F load_high_nibbles(const void* p) {
 INLINE __m256 lookup8(__m256i index) {
   const __m256 low = _mm256_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10);
   const __m256 high = _mm256_setr_ps(1, 13, 25, 38, 53, 69, 89, 113);
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index),
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
+                          _mm256_permutevar8x32_ps(high, index),
                           _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
-INLINE F lookup_iq4(U index) { return {lookup8(index.a), lookup8(index.b)}; }
-INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+INLINE F lookup_iq4(U index) {
+  return {lookup8(index.a), lookup8(index.b)};
+}
+INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/attention.inl"
+#include "backend/cpu/kernels/elementwise.inl"
+#include "backend/cpu/kernels/formats.inl"
+#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/table.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::avx2);

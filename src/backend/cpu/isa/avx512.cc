@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Everything lives in this file's namespace, so that
-// no code compiled with these flags can be picked by the linker for another file.
+// AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Everything lives in this file's namespace, so
+// that no code compiled with these flags can be picked by the linker for another file.
 #include <immintrin.h>
 
 #include "backend/cpu/pack.h"
@@ -12,8 +12,12 @@
 namespace herd::cpu {
 namespace avx512 {
 
-struct F { __m512 v; };
-struct U { __m512i v; };
+struct F {
+  __m512 v;
+};
+struct U {
+  __m512i v;
+};
 
 inline constexpr int kAccumulators = 24;  // of 32 registers
 inline constexpr int kTileRows = 12;
@@ -22,26 +26,54 @@ inline constexpr int kFusedPanels = 4;
 inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
-INLINE F load(const float* p) { return {_mm512_loadu_ps(p)}; }
-INLINE void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
-INLINE F set1(float x) { return {_mm512_set1_ps(x)}; }
-INLINE F zero() { return {_mm512_setzero_ps()}; }
-INLINE F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-INLINE F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
-INLINE F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
-INLINE F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
-INLINE F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
-INLINE F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+INLINE F load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+INLINE void store(float* p, F a) {
+  _mm512_storeu_ps(p, a.v);
+}
+INLINE F set1(float x) {
+  return {_mm512_set1_ps(x)};
+}
+INLINE F zero() {
+  return {_mm512_setzero_ps()};
+}
+INLINE F fma(F a, F b, F c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+INLINE F add(F a, F b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+INLINE F sub(F a, F b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+INLINE F mul(F a, F b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+INLINE F div(F a, F b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+INLINE F max(F a, F b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
 INLINE F if_less(F a, F b, F yes, F no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
 }
 
-INLINE U load_words16(const void* p) { return {_mm512_loadu_si512(p)}; }
+INLINE U load_words16(const void* p) {
+  return {_mm512_loadu_si512(p)};
+}
 template <int N>
-INLINE U shift_left(U a) { return {_mm512_slli_epi32(a.v, N)}; }
+INLINE U shift_left(U a) {
+  return {_mm512_slli_epi32(a.v, N)};
+}
 template <int N>
-INLINE U shift_right(U a) { return {_mm512_srli_epi32(a.v, N)}; }
-INLINE U shift_right_by(U a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+INLINE U shift_right(U a) {
+  return {_mm512_srli_epi32(a.v, N)};
+}
+INLINE U shift_right_by(U a, int n) {
+  return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))};
+}
 INLINE U and_or(U a, unsigned mask, unsigned bits) {  // (a & mask) | bits
   return {_mm512_ternarylogic_epi32(a.v, _mm512_set1_epi32(static_cast<int>(mask)),
                                     _mm512_set1_epi32(static_cast<int>(bits)), 0xEA)};
@@ -49,11 +81,19 @@ INLINE U and_or(U a, unsigned mask, unsigned bits) {  // (a & mask) | bits
 INLINE U or_and(U a, U b, unsigned mask) {  // a | (b & mask)
   return {_mm512_ternarylogic_epi32(b.v, _mm512_set1_epi32(static_cast<int>(mask)), a.v, 0xEA)};
 }
-INLINE U add_u(U a, unsigned b) { return {_mm512_add_epi32(a.v, _mm512_set1_epi32(static_cast<int>(b)))}; }
-INLINE F as_float(U a) { return {_mm512_castsi512_ps(a.v)}; }
-INLINE U as_uint(F a) { return {_mm512_castps_si512(a.v)}; }
+INLINE U add_u(U a, unsigned b) {
+  return {_mm512_add_epi32(a.v, _mm512_set1_epi32(static_cast<int>(b)))};
+}
+INLINE F as_float(U a) {
+  return {_mm512_castsi512_ps(a.v)};
+}
+INLINE U as_uint(F a) {
+  return {_mm512_castps_si512(a.v)};
+}
 
-INLINE __m128i load_bytes16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+INLINE __m128i load_bytes16(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
 INLINE F load_half(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
 }
@@ -76,24 +116,27 @@ INLINE F load_i16(const void* p) {
       _mm512_cvtepi16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))))};
 }
 INLINE F load_low_nibbles(const void* p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(load_bytes16(p), _mm_set1_epi8(15))))};
+  return {
+      _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(load_bytes16(p), _mm_set1_epi8(15))))};
 }
 INLINE F load_high_nibbles(const void* p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
-      _mm_and_si128(_mm_srli_epi16(load_bytes16(p), 4), _mm_set1_epi8(15))))};
+  return {_mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(load_bytes16(p), 4), _mm_set1_epi8(15))))};
 }
 /// IQ4's value of the low 4 bits of each lane.
 INLINE F lookup_iq4(U index) {
-  const __m512 table = _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69,
-                                      89, 113);
+  const __m512 table =
+      _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
   return {_mm512_permutexvar_ps(index.v, table)};
 }
-INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
 
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/attention.inl"
+#include "backend/cpu/kernels/elementwise.inl"
+#include "backend/cpu/kernels/formats.inl"
+#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/table.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::avx512);

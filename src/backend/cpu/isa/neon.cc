@@ -11,8 +11,12 @@
 namespace herd::cpu {
 namespace neon {
 
-struct F { float32x4_t a, b, c, d; };
-struct U { uint32x4_t a, b, c, d; };
+struct F {
+  float32x4_t a, b, c, d;
+};
+struct U {
+  uint32x4_t a, b, c, d;
+};
 
 inline constexpr int kAccumulators = 6;  // quads, of 32 registers
 inline constexpr int kTileRows = 6;
@@ -31,7 +35,9 @@ INLINE F set1(float x) {
   const float32x4_t v = vdupq_n_f32(x);
   return {v, v, v, v};
 }
-INLINE F zero() { return set1(0.0f); }
+INLINE F zero() {
+  return set1(0.0f);
+}
 INLINE F fma(F x, F y, F z) {
   return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c),
           vfmaq_f32(z.d, x.d, y.d)};
@@ -66,12 +72,15 @@ INLINE U shift_left(U x) {
 }
 INLINE U shift_right_by(U x, int n) {
   const int32x4_t count = vdupq_n_s32(-n);
-  return {vshlq_u32(x.a, count), vshlq_u32(x.b, count), vshlq_u32(x.c, count), vshlq_u32(x.d, count)};
+  return {vshlq_u32(x.a, count), vshlq_u32(x.b, count), vshlq_u32(x.c, count),
+          vshlq_u32(x.d, count)};
 }
 template <int N>
 INLINE U shift_right(U x) {
-  if constexpr (N == 0) return x;  // the instruction has no shift by 0
-  else return {vshrq_n_u32(x.a, N), vshrq_n_u32(x.b, N), vshrq_n_u32(x.c, N), vshrq_n_u32(x.d, N)};
+  if constexpr (N == 0)
+    return x;  // the instruction has no shift by 0
+  else
+    return {vshrq_n_u32(x.a, N), vshrq_n_u32(x.b, N), vshrq_n_u32(x.c, N), vshrq_n_u32(x.d, N)};
 }
 INLINE U and_or(U x, unsigned mask, unsigned bits) {  // (x & mask) | bits
   const uint32x4_t m = vdupq_n_u32(mask), o = vdupq_n_u32(bits);
@@ -96,7 +105,9 @@ INLINE U as_uint(F x) {
           vreinterpretq_u32_f32(x.d)};
 }
 
-INLINE float32x4_t half4(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+INLINE float32x4_t half4(const uint16_t* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
 INLINE F load_half(const void* p) {
   const auto* h = static_cast<const uint16_t*>(p);
   return {half4(h), half4(h + 4), half4(h + 8), half4(h + 12)};
@@ -118,16 +129,22 @@ INLINE F load_bf16(const void* p) {
 INLINE F from_u8(uint8x16_t bytes) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
-          vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))};
+          vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+          vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))};
 }
-INLINE F load_u8(const void* p) { return from_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
+INLINE F load_u8(const void* p) {
+  return from_u8(vld1q_u8(static_cast<const uint8_t*>(p)));
+}
 INLINE F load_i8(const void* p) {
   const int8x16_t bytes = vld1q_s8(static_cast<const int8_t*>(p));
   const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
   return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
-          vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
+          vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+          vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
 }
-INLINE float32x4_t i16_4(const int16_t* p) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(p))); }
+INLINE float32x4_t i16_4(const int16_t* p) {
+  return vcvtq_f32_s32(vmovl_s16(vld1_s16(p)));
+}
 INLINE F load_i16(const void* p) {
   const auto* w = static_cast<const int16_t*>(p);
   return {i16_4(w), i16_4(w + 4), i16_4(w + 8), i16_4(w + 12)};
@@ -148,18 +165,22 @@ INLINE float32x4_t lookup4(uint32x4_t index) {
 INLINE F lookup_iq4(U index) {
   return {lookup4(index.a), lookup4(index.b), lookup4(index.c), lookup4(index.d)};
 }
-INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+INLINE void prefetch(const void* p) {
+  __builtin_prefetch(p);
+}
 
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/attention.inl"
+#include "backend/cpu/kernels/elementwise.inl"
+#include "backend/cpu/kernels/formats.inl"
+#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/table.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::neon);
 
 }  // namespace neon
 
-const KernelTable* neon_table() { return &neon::kTable; }
+const KernelTable* neon_table() {
+  return &neon::kTable;
+}
 
 }  // namespace herd::cpu

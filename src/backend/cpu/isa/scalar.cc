@@ -11,8 +11,12 @@
 namespace herd::cpu {
 namespace scalar {
 
-struct F { float v[16]; };
-struct U { std::uint32_t v[16]; };
+struct F {
+  float v[16];
+};
+struct U {
+  std::uint32_t v[16];
+};
 
 inline constexpr int kAccumulators = 4;
 inline constexpr int kTileRows = 4;
@@ -28,12 +32,18 @@ INLINE Out each(Fn fn) {
   return out;
 }
 
-INLINE F load(const float* p) { return each<F>([=](int i) INLINE_LAMBDA { return p[i]; }); }
+INLINE F load(const float* p) {
+  return each<F>([=](int i) INLINE_LAMBDA { return p[i]; });
+}
 INLINE void store(float* p, const F& a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
 }
-INLINE F set1(float x) { return each<F>([=](int) INLINE_LAMBDA { return x; }); }
-INLINE F zero() { return set1(0.0f); }
+INLINE F set1(float x) {
+  return each<F>([=](int) INLINE_LAMBDA { return x; });
+}
+INLINE F zero() {
+  return set1(0.0f);
+}
 INLINE F fma(const F& a, const F& b, const F& c) {
   return each<F>([&](int i) INLINE_LAMBDA { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
@@ -62,9 +72,13 @@ INLINE U load_words16(const void* p) {
   return out;
 }
 template <int N>
-INLINE U shift_left(const U& a) { return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] << N; }); }
+INLINE U shift_left(const U& a) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] << N; });
+}
 template <int N>
-INLINE U shift_right(const U& a) { return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] >> N; }); }
+INLINE U shift_right(const U& a) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] >> N; });
+}
 INLINE U shift_right_by(const U& a, int n) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] >> n; });
 }
@@ -127,22 +141,23 @@ INLINE F load_high_nibbles(const void* p) {
   return each<F>([=](int i) INLINE_LAMBDA { return static_cast<float>(bytes[i] >> 4); });
 }
 INLINE F lookup_iq4(const U& index) {
-  return each<F>([&](int i) INLINE_LAMBDA {
-    return static_cast<float>(quant::kIq4Values[index.v[i] & 15]);
-  });
+  return each<F>(
+      [&](int i) INLINE_LAMBDA { return static_cast<float>(quant::kIq4Values[index.v[i] & 15]); });
 }
 INLINE void prefetch(const void*) {}
 
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/attention.inl"
+#include "backend/cpu/kernels/elementwise.inl"
+#include "backend/cpu/kernels/formats.inl"
+#include "backend/cpu/kernels/matmul.inl"
 #include "backend/cpu/kernels/table.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::scalar);
 
 }  // namespace scalar
 
-const KernelTable& scalar_table() { return scalar::kTable; }
+const KernelTable& scalar_table() {
+  return scalar::kTable;
+}
 
 }  // namespace herd::cpu

@@ -3,17 +3,22 @@
 /// One component of sixteen keys; those of 16 bits still want their scales.
 template <KvType K>
 INLINE F load_keys(const std::byte* base, std::int64_t index) {
-  if constexpr (K == KvType::f16) return load_i16(base + index * 2);
-  else return load(reinterpret_cast<const float*>(base) + index);
+  if constexpr (K == KvType::f16)
+    return load_i16(base + index * 2);
+  else
+    return load(reinterpret_cast<const float*>(base) + index);
 }
 /// Sixteen components of one value.
 template <KvType K>
 INLINE F load_values(const std::byte* base, std::int64_t index) {
-  if constexpr (K == KvType::f16) return load_half(base + index * 2);
-  else return load(reinterpret_cast<const float*>(base) + index);
+  if constexpr (K == KvType::f16)
+    return load_half(base + index * 2);
+  else
+    return load(reinterpret_cast<const float*>(base) + index);
 }
 
-/// scores[r][j] = chain(d, fma(q[d], k_j[d])) * key scale * scale for B vectors of 16 keys from offset j0 of a page.
+/// scores[r][j] = chain(d, fma(q[d], k_j[d])) * key scale * scale for B vectors of 16 keys from
+/// offset j0 of a page.
 template <KvType K, int R, int B>
 INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::int32_t j0,
                         std::int64_t position) {
@@ -33,7 +38,7 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::
     });
   }
   const F scale = set1(a.scale);
-  const auto* key_scales = 
+  const auto* key_scales =
       reinterpret_cast<const float*>(keys + std::int64_t{2} * a.head_size * a.page_size);
   unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
     F s = acc[r.value][b.value];
@@ -66,8 +71,10 @@ INLINE float exp_sum(float* x, float max, std::int32_t n) {
     float lanes[16];
     store(lanes, exp_f(sub(load_part(x + j, n - j), m)));
     for (std::int32_t i = 0; i < 16; ++i) {
-      if (j + i >= n) lanes[i] = 0.0f;
-      else x[j + i] = lanes[i];
+      if (j + i >= n)
+        lanes[i] = 0.0f;
+      else
+        x[j + i] = lanes[i];
     }
     sum = add(sum, load(lanes));
   }
@@ -136,14 +143,19 @@ INLINE void weigh_all(const AttentionTileArgs& a, const float* sums) {
 template <int R>
 void attention(const AttentionTileArgs& a) {
   const bool f16 = a.type == KvType::f16;
-  if (f16) score_all<KvType::f16, R>(a);
-  else score_all<KvType::f32, R>(a);
+  if (f16)
+    score_all<KvType::f16, R>(a);
+  else
+    score_all<KvType::f32, R>(a);
   float sums[R];
   for (int r = 0; r < R; ++r) {
     float* scores = a.scores + r * a.score_stride;
     sums[r] = exp_sum(scores, max_of(scores, a.n_keys[r]), a.n_keys[r]);
-    for (std::int32_t j = a.n_keys[r]; j < a.max_keys; ++j) scores[j] = 0.0f;  // later keys: no weight
+    for (std::int32_t j = a.n_keys[r]; j < a.max_keys; ++j)
+      scores[j] = 0.0f;  // later keys: no weight
   }
-  if (f16) weigh_all<KvType::f16, R>(a, sums);
-  else weigh_all<KvType::f32, R>(a, sums);
+  if (f16)
+    weigh_all<KvType::f16, R>(a, sums);
+  else
+    weigh_all<KvType::f32, R>(a, sums);
 }

@@ -131,12 +131,15 @@ inline float int16_scale(const float* x, std::int32_t n) {
 inline std::int32_t to_int16_code(float x, float scale) {
   if (!(scale > 0.0f)) return 0;
   const float rounded = (x / scale + ExpConstants::kMagic) - ExpConstants::kMagic;
-  return static_cast<std::int32_t>(rounded > 32767.0f ? 32767.0f : rounded < -32767.0f ? -32767.0f : rounded);
+  return static_cast<std::int32_t>(rounded > 32767.0f    ? 32767.0f
+                                   : rounded < -32767.0f ? -32767.0f
+                                                         : rounded);
 }
 
 inline float to_int16(const float* x, std::uint16_t* out, std::int32_t n) {
   const float scale = int16_scale(x, n);
-  for (std::int32_t i = 0; i < n; ++i) out[i] = static_cast<std::uint16_t>(to_int16_code(x[i], scale));
+  for (std::int32_t i = 0; i < n; ++i)
+    out[i] = static_cast<std::uint16_t>(to_int16_code(x[i], scale));
   return scale;
 }
 

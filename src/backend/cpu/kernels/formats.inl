@@ -1,12 +1,12 @@
 // Codes to floats, for every packed format, over the vector type of the including file.
-// A code of b bits that stands at bit p of a word is OR-ed into the mantissa of 2^(23-p), which gives
-// the float 2^(23-p) + code without moving it; subtracting 2^(23-p) leaves the code, exactly. Codes
-// too high for the mantissa are first shifted down by 12 with their whole word.
+// A code of b bits that stands at bit p of a word is OR-ed into the mantissa of 2^(23-p), which
+// gives the float 2^(23-p) + code without moving it; subtracting 2^(23-p) leaves the code, exactly.
+// Codes too high for the mantissa are first shifted down by 12 with their whole word.
 
 using quant::Type;
 
-/// Register arrays are only ever indexed by constants: a loop over them that is not unrolled by hand
-/// would put them in memory.
+/// Register arrays are only ever indexed by constants: a loop over them that is not unrolled by
+/// hand would put them in memory.
 template <int I>
 struct Constant {
   static constexpr int value = I;
@@ -23,9 +23,7 @@ INLINE void unroll(Body&& body) {
 /// body(Constant<r>, Constant<c>) for all r < R, c < C.
 template <int R, int C, class Body>
 INLINE void unroll2(Body&& body) {
-  unroll<R>([&](auto r) INLINE_LAMBDA {
-    unroll<C>([&](auto c) INLINE_LAMBDA { body(r, c); });
-  });
+  unroll<R>([&](auto r) INLINE_LAMBDA { unroll<C>([&](auto c) INLINE_LAMBDA { body(r, c); }); });
 }
 
 template <int P>
@@ -46,13 +44,20 @@ constexpr int low_bits(Type t) {
 }
 constexpr int high_bits(Type t) {
   switch (t) {
-    case Type::Q5_0: case Type::Q5_1: case Type::Q5_K: case Type::Q3_K: return 1;
+    case Type::Q5_0:
+    case Type::Q5_1:
+    case Type::Q5_K:
+    case Type::Q3_K: return 1;
     case Type::Q6_K: return 2;
     default: return 0;
   }
 }
-constexpr bool is_plain(Type t) { return t == Type::F32 || t == Type::F16 || t == Type::BF16; }
-constexpr bool has_lut(Type t) { return t == Type::IQ4_NL || t == Type::IQ4_XS; }
+constexpr bool is_plain(Type t) {
+  return t == Type::F32 || t == Type::F16 || t == Type::BF16;
+}
+constexpr bool has_lut(Type t) {
+  return t == Type::IQ4_NL || t == Type::IQ4_XS;
+}
 
 /// weight = fma(scale, code, min) for the 16 inputs of a half sub-block.
 struct Scales {
@@ -89,7 +94,8 @@ INLINE Scales load_scales(const std::byte* unit, int h) {
   }
 }
 
-/// The words of group P (8 inputs) of a half sub-block, as they stand and shifted down for the last.
+/// The words of group P (8 inputs) of a half sub-block, as they stand and shifted down for the
+/// last.
 struct Words {
   U low, low_down, high, high_down;
 };
@@ -108,8 +114,8 @@ INLINE Words load_words(const std::byte* planes, int h) {
   w.low = load_words16(planes + (low_bits(T) == 4 ? 2 * h + P : h) * 64);
   w.low_down = shift_right<12>(w.low);
   if constexpr (high_bits(T) > 0) {
-    // Bit 4j + 2h + P of the one-bit plane, or bits 4j + 2P of word h of the two-bit plane, must come
-    // to stand above the low bits: up for inputs 0..4, 12 lower for inputs 5..7.
+    // Bit 4j + 2h + P of the one-bit plane, or bits 4j + 2P of word h of the two-bit plane, must
+    // come to stand above the low bits: up for inputs 0..4, 12 lower for inputs 5..7.
     constexpr bool one = high_bits(T) == 1;
     constexpr int up = low_bits(T) == 2 ? P + 2 : one ? 4 - P : 4 - 2 * P;
     const std::byte* plane = planes + low_bits(T) * 64 + (one ? 0 : h * 64);

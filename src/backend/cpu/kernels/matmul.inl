@@ -75,9 +75,8 @@ INLINE void fused_chunk(const std::byte* const* panels, std::int64_t ahead, std:
 template <Type T, int R, int C>
 void fused_panels(const FusedArgs& a, std::int32_t panel) {
   const std::byte* panels[C];
-  unroll<C>([&](auto c) INLINE_LAMBDA {
-    panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes;
-  });
+  unroll<C>([&](auto c)
+                INLINE_LAMBDA { panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes; });
   // Ask for the next group of panels while this one is used, if that fits the second-level cache.
   const std::int64_t group = C * a.panel_bytes;
   const std::int64_t ahead = group <= kPrefetchGroup ? group : kPrefetchBytes;
@@ -104,7 +103,8 @@ void fused(const FusedArgs& a) {
   const std::int32_t end = a.first_panel + a.n_panels;
   std::int32_t panel = a.first_panel;
   if constexpr (R == 1 && kFusedPanels > 2)
-    for (; panel + kFusedPanels <= end; panel += kFusedPanels) fused_panels<T, R, kFusedPanels>(a, panel);
+    for (; panel + kFusedPanels <= end; panel += kFusedPanels)
+      fused_panels<T, R, kFusedPanels>(a, panel);
   for (; panel < end; panel += 2) fused_panels<T, R, 2>(a, panel);
 }
 

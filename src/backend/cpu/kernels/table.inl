@@ -27,8 +27,10 @@ constexpr KernelTable make_table(Isa isa) {
   t.tile_panels = 2 * kTileRows <= kAccumulators ? 2 : 1;
   using enum Type;
   fill_type<F32>(t), fill_type<F16>(t), fill_type<BF16>(t);
-  fill_type<Q4_0>(t), fill_type<Q4_1>(t), fill_type<Q5_0>(t), fill_type<Q5_1>(t), fill_type<Q8_0>(t);
-  fill_type<Q2_K>(t), fill_type<Q3_K>(t), fill_type<Q4_K>(t), fill_type<Q5_K>(t), fill_type<Q6_K>(t);
+  fill_type<Q4_0>(t), fill_type<Q4_1>(t), fill_type<Q5_0>(t), fill_type<Q5_1>(t),
+      fill_type<Q8_0>(t);
+  fill_type<Q2_K>(t), fill_type<Q3_K>(t), fill_type<Q4_K>(t), fill_type<Q5_K>(t),
+      fill_type<Q6_K>(t);
   fill_type<IQ4_NL>(t), fill_type<IQ4_XS>(t);
   fill_rows<1>(t);
   t.rms_norm = rms_norm;
