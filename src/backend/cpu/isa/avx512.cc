@@ -133,11 +133,7 @@ INLINE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
-#include "backend/cpu/kernels/attention.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/matmul.inl"
-#include "backend/cpu/kernels/table.inl"
+#include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::avx512);
 

@@ -169,11 +169,7 @@ INLINE void prefetch(const void* p) {
   __builtin_prefetch(p);
 }
 
-#include "backend/cpu/kernels/attention.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/matmul.inl"
-#include "backend/cpu/kernels/table.inl"
+#include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::neon);
 

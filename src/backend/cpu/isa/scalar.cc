@@ -146,11 +146,7 @@ INLINE F lookup_iq4(const U& index) {
 }
 INLINE void prefetch(const void*) {}
 
-#include "backend/cpu/kernels/attention.inl"
-#include "backend/cpu/kernels/elementwise.inl"
-#include "backend/cpu/kernels/formats.inl"
-#include "backend/cpu/kernels/matmul.inl"
-#include "backend/cpu/kernels/table.inl"
+#include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::scalar);
 
