@@ -81,7 +81,7 @@ class CpuBackend final : public Backend {
                         std::int32_t max_context) const;
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
 
-  void matmul_fused(const MatmulArgs& args);
+  void matmul_fused(const MatmulArgs& args, bool packed);
   void matmul_tiled(const MatmulArgs& args);
   void pack_inputs(const MatmulArgs& args, std::int32_t columns);
   void tiled_panels(const MatmulArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
