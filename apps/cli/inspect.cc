@@ -40,11 +40,11 @@ void print_text(const herd::FileSummary& file) {
                            human_bytes(static_cast<double>(file.file_bytes)), file.file_bytes,
                            file.metadata.size(), file.tensors.size());
   for (const auto& pair : file.metadata)
-    std::cout << fmt::format("{:<44} {:<14} {}\n", pair.key, pair.type, pair.value);
+    std::cout << fmt::format("{:<44} {:<14} {}\n", printable(pair.key), pair.type, pair.value);
   std::map<std::string, std::uint64_t> by_type;
   std::cout << "\n";
   for (const auto& t : file.tensors) {
-    std::cout << fmt::format("{:<32} {:<8} {:<20} {:>12} bytes\n", t.name, t.type,
+    std::cout << fmt::format("{:<32} {:<8} {:<20} {:>12} bytes\n", printable(t.name), t.type,
                              fmt::format("[{}]", fmt::join(t.shape, ", ")), t.bytes);
     by_type[t.type] += t.bytes;
   }

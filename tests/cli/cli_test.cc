@@ -166,6 +166,24 @@ TEST(Cli, DetokenizeRefusesWhatIsNoListOfKnownIds) {
   expect_one_error(herd(command, "[1, 999999]"), 1, "999999");
   expect_one_error(herd(command, "[1, \"x\"]"), 1, "x");
   expect_one_error(herd(command, "{\"pieces\": []}"), 1, "ids");
+  const Outcome long_word = herd(command, std::string(100000, 'x'));
+  expect_one_error(long_word, 1, "is no token id");
+  EXPECT_LT(long_word.err.size(), 200u);
+}
+
+TEST(Cli, DeeplyNestedJsonIsOneLineNotACrash) {
+  for (const std::size_t depth : {65u, 200u, 300000u}) {
+    SCOPED_TRACE(depth);
+    Folder folder;
+    const std::string nested = std::string(depth, '[') + std::string(depth, ']');
+    expect_one_error(herd({"tokenize", "-m", kModel, "--detokenize"}, nested), 1, "no token id");
+    const std::string ids = folder.write("ids.json", nested);
+    expect_one_error(herd({"logits", "-m", kModel, "--ids", ids, "--out", folder / "out"}), 1, ids);
+    const std::string prompts = folder.write("p.jsonl", "{\"ids\": [" + nested + "]}");
+    const Outcome run = herd({"generate", "-m", kModel, "--prompts", prompts});
+    EXPECT_EQ(run.status, 1);
+    EXPECT_NE(run.err.find("line 1: must be"), std::string::npos) << run.err;
+  }
 }
 
 // ---- logits ----
@@ -234,6 +252,26 @@ TEST(Cli, InspectListsMetadataAndTensors) {
   for (const char* part :
        {"general.architecture", "llama.block_count", "token_embd.weight", "smollm"})
     EXPECT_NE(text.out.find(part), std::string::npos) << part;
+}
+
+TEST(Cli, InspectEscapesControlCharactersInNames) {
+  const auto number = [](std::uint64_t value, std::size_t bytes) {
+    return std::string(reinterpret_cast<const char*>(&value), bytes);
+  };
+  const auto text = [&](const std::string& t) { return number(t.size(), 8) + t; };
+  std::string bytes = "GGUF" + number(3, 4) + number(1, 8) + number(1, 8);
+  bytes += text("key\n\x1b[2J") + number(4, 4) + number(7, 4);
+  bytes += text("tensor\n\x1b[2J") + number(1, 4) + number(8, 8) + number(0, 4) + number(0, 8);
+  bytes.resize((bytes.size() + 31) / 32 * 32 + 32);
+  Folder folder;
+  const std::string model = folder.write("m.gguf", bytes);
+  const Outcome run = herd({"inspect", model});
+  ASSERT_EQ(run.status, 0) << run.err;
+  EXPECT_EQ(run.out.find('\x1b'), std::string::npos);
+  for (const char* part : {"key\\x0a\\x1b[2J ", "tensor\\x0a\\x1b[2J "})
+    EXPECT_NE(run.out.find(part), std::string::npos) << part << "\n" << run.out;
+  const json whole = json::parse(herd({"inspect", model, "--json"}).out);
+  EXPECT_EQ(whole["metadata"][0]["key"], "key\n\x1b[2J");
 }
 
 TEST(Cli, PlanAddsUp) {

@@ -57,7 +57,8 @@ class Source:
 def read_tree(root):
     folders = ["src", "include", "apps", "examples", "bench", "tests", "scripts", "docs", "cmake", ".ci"]
     files = [p for folder in folders for p in sorted((root / folder).rglob("*")) if p.is_file()]
-    files += [p for p in sorted(root.glob("*")) if p.is_file()]
+    # In a worktree .git is a file that holds a path of the machine.
+    files += [p for p in sorted(root.glob("*")) if p.is_file() and p.name != ".git"]
     sources = []
     for path in files:
         relative = path.relative_to(root).as_posix()
