@@ -246,6 +246,17 @@ TEST(Cli, InspectListsMetadataAndTensors) {
   EXPECT_GT(bytes, 400'000);
   EXPECT_LT(bytes, static_cast<std::int64_t>(std::filesystem::file_size(kModel)));
   EXPECT_GE(file["metadata"].size(), 19u);
+  const auto value = [&](const std::string& key) {
+    for (const json& pair : file["metadata"])
+      if (pair["key"] == key) return pair["value"];
+    return json();
+  };
+  EXPECT_EQ(value("general.architecture"), "llama");
+  EXPECT_TRUE(value("llama.block_count").is_number_unsigned());
+  EXPECT_TRUE(value("llama.attention.layer_norm_rms_epsilon").is_number_float());
+  const json tokens = value("tokenizer.ggml.tokens");  // whole, not a sample of it
+  ASSERT_TRUE(tokens.is_array());
+  EXPECT_EQ(tokens.size(), value("tokenizer.ggml.token_type").size());
 
   const Outcome text = herd({"inspect", kModel});
   EXPECT_EQ(text.status, 0);
