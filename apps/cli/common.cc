@@ -95,17 +95,20 @@ std::string dump(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-nlohmann::json parse_json(std::string_view text) {
+template <class Json>
+Json parse_json(std::string_view text) {
   constexpr int kDeepest = 64;
   bool too_deep = false;
-  const auto keep = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+  const auto keep = [&](int depth, typename Json::parse_event_t, Json&) {
     too_deep = too_deep || depth > kDeepest;
     return !too_deep;
   };
-  auto json = nlohmann::json::parse(text, keep, false);
-  if (too_deep) json = nlohmann::json(nlohmann::json::value_t::discarded);
+  auto json = Json::parse(text, keep, false);
+  if (too_deep) json = Json(Json::value_t::discarded);
   return json;
 }
+template nlohmann::json parse_json(std::string_view text);
+template nlohmann::ordered_json parse_json(std::string_view text);
 
 std::string printable(std::string_view text) {
   std::string out;

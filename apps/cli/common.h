@@ -52,7 +52,8 @@ std::string dump(const nlohmann::ordered_json& json);
 
 /// What `text` holds; discarded if it is no JSON, or nests deeper than 64: values are copied, shown
 /// and freed one call per level.
-nlohmann::json parse_json(std::string_view text);
+template <class Json = nlohmann::json>
+Json parse_json(std::string_view text);
 
 /// `text` for people: control characters escaped, so that it is one line and no terminal obeys it.
 std::string printable(std::string_view text);

@@ -23,9 +23,9 @@ herd::Result<herd::ChatFile> read_template(const Flags& flags) {
 
 /// The case as it came, with the file's bos and eos where the case has none.
 herd::Result<std::string> variables(const std::string& text, const herd::ChatFile& file) {
-  auto json = nlohmann::ordered_json::parse(text, nullptr, false);
+  auto json = parse_json<nlohmann::ordered_json>(text);
   if (json.is_discarded())
-    return herd::Error{herd::Code::invalid_argument, "stdin: not valid JSON"};
+    return herd::Error{herd::Code::invalid_argument, "stdin: not valid JSON, or nested too deep"};
   if (!json.is_object())
     return herd::Error{herd::Code::invalid_argument,
                        "stdin: must be an object, {\"messages\": [...], ...}"};
@@ -60,8 +60,10 @@ void add_render(CLI::App& app, int& exit_code) {
   source->add_option("--template", flags->file, "file with a Jinja template");
   source->require_option(1);
   command->footer(
-      "The case is a JSON object, each member one of the template's variables: {\"messages\": [...],\n"
-      "\"add_generation_prompt\": true, \"bos_token\": \"<s>\", \"tools\": [...]}. With -m bos_token and\n"
+      "The case is a JSON object, each member one of the template's variables: {\"messages\": "
+      "[...],\n"
+      "\"add_generation_prompt\": true, \"bos_token\": \"<s>\", \"tools\": [...]}. With -m "
+      "bos_token and\n"
       "eos_token default to the file's. The text is printed byte for byte, no newline added.\n"
       "Example: herd render -m model.gguf < case.json");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });

@@ -171,6 +171,32 @@ TEST(Cli, DetokenizeRefusesWhatIsNoListOfKnownIds) {
   EXPECT_LT(long_word.err.size(), 200u);
 }
 
+/// A GGUF without tensors: a chat template and one token, which is BOS.
+std::string chat_file(const std::string& chat_template) {
+  const auto number = [](std::uint64_t value, std::size_t bytes) {
+    return std::string(reinterpret_cast<const char*>(&value), bytes);
+  };
+  const auto text = [&](const std::string& t) { return number(t.size(), 8) + t; };
+  constexpr std::uint64_t kU32 = 4, kString = 8, kArray = 9;
+  return "GGUF" + number(3, 4) + number(0, 8) + number(3, 8) +                         //
+         text("tokenizer.chat_template") + number(kString, 4) + text(chat_template) +  //
+         text("tokenizer.ggml.tokens") + number(kArray, 4) + number(kString, 4) + number(1, 8) +
+         text("<s>") +  //
+         text("tokenizer.ggml.bos_token_id") + number(kU32, 4) + number(0, 4);
+}
+
+TEST(Cli, RenderTakesTheFilesTemplateAndTokens) {
+  Folder folder;
+  const std::string chat = folder.write(
+      "chat.gguf", chat_file("{{ bos_token }}{% for m in messages %}{{ m }}{% endfor %}"));
+  const Outcome of_file = herd({"render", "-m", chat}, R"({"messages": ["é", 1.50]})");
+  EXPECT_EQ(of_file.status, 0) << of_file.err;
+  EXPECT_EQ(of_file.out, "<s>é1.5");
+  const Outcome of_case = herd({"render", "-m", chat}, R"({"messages": [], "bos_token": "B"})");
+  EXPECT_EQ(of_case.out, "B");
+  expect_one_error(herd({"render", "-m", chat}, "{"), 1, "stdin: not valid JSON");
+}
+
 TEST(Cli, DeeplyNestedJsonIsOneLineNotACrash) {
   for (const std::size_t depth : {65u, 200u, 300000u}) {
     SCOPED_TRACE(depth);
@@ -183,6 +209,8 @@ TEST(Cli, DeeplyNestedJsonIsOneLineNotACrash) {
     const Outcome run = herd({"generate", "-m", kModel, "--prompts", prompts});
     EXPECT_EQ(run.status, 1);
     EXPECT_NE(run.err.find("line 1: must be"), std::string::npos) << run.err;
+    const std::string chat = folder.write("chat.gguf", chat_file("{{ bos_token }}"));
+    expect_one_error(herd({"render", "-m", chat}, "{\"messages\": " + nested + "}"), 1, "stdin");
   }
 }
 
