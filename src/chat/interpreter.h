@@ -53,6 +53,7 @@ class Interpreter {
   Flow run_loop(const Statement& statement);
   Flow run_loop_over(const Statement& statement, std::vector<Value> items, int nesting);
   std::vector<Value> loop_items(const Statement& statement, std::vector<Value> items);
+  Flow run_filtered(const Statement& statement, Value& text);
   Flow run_set_block(const Statement& statement);
   Flow run_filter_block(const Statement& statement);
   Flow run_with(const Statement& statement);

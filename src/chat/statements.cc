@@ -136,8 +136,7 @@ Interpreter::Flow Interpreter::run_loop_over(const Statement& s, std::vector<Val
 
 Value Interpreter::call_loop(const Loop& loop, const Arguments& arguments) {
   const Bound bound("loop()", arguments, {"iterable"}, 1);
-  if (!loop.definition->recursive)
-    wrong("loop() can be called in loops marked 'recursive' only");
+  if (!loop.definition->recursive) wrong("loop() can be called in loops marked 'recursive' only");
   const Nest nest(*this, Nest::kCall);
   const Buffer buffer(*this);
   const Inner inner(*this, loop.scope);
@@ -166,32 +165,29 @@ void Interpreter::assign(const Target& target, const Value& value) {
   for (std::size_t i = 0; i < parts.size(); ++i) assign(target.parts[i], parts[i]);
 }
 
+/// The body's output through the statement's filters; `text` is set when the flow is normal.
+Interpreter::Flow Interpreter::run_filtered(const Statement& s, Value& text) {
+  const Buffer buffer(*this);
+  const Inner inner(*this, scope_);
+  if (const Flow flow = run_body(s.body); flow != Flow::normal) return flow;
+  const Value input = std::exchange(input_, heap_.string(buffer.take()));
+  text = evaluate(*s.filter);
+  input_ = input;
+  return Flow::normal;
+}
+
 Interpreter::Flow Interpreter::run_set_block(const Statement& s) {
   Value text;
-  {
-    const Buffer buffer(*this);
-    const Inner inner(*this, scope_);
-    if (const Flow flow = run_body(s.body); flow != Flow::normal) return flow;
-    const Value input = std::exchange(input_, heap_.string(buffer.take()));
-    text = evaluate(*s.filter);
-    input_ = input;
-  }
-  assign(s.target, text);
-  return Flow::normal;
+  const Flow flow = run_filtered(s, text);
+  if (flow == Flow::normal) assign(s.target, text);
+  return flow;
 }
 
 Interpreter::Flow Interpreter::run_filter_block(const Statement& s) {
   Value text;
-  {
-    const Buffer buffer(*this);
-    const Inner inner(*this, scope_);
-    if (const Flow flow = run_body(s.body); flow != Flow::normal) return flow;
-    const Value input = std::exchange(input_, heap_.string(buffer.take()));
-    text = evaluate(*s.filter);
-    input_ = input;
-  }
-  write(str(text));
-  return Flow::normal;
+  const Flow flow = run_filtered(s, text);
+  if (flow == Flow::normal) write(str(text));
+  return flow;
 }
 
 Interpreter::Flow Interpreter::run_with(const Statement& s) {
@@ -247,10 +243,10 @@ void Interpreter::bind_macro(const Macro& macro, const Arguments& arguments, Sco
     const Value* value =
         i < arguments.positional.size() ? &arguments.positional[i] : take_named(parameter);
     given[i] = value != nullptr;
-    scope.names.emplace_back(parameter, value != nullptr ? *value
-                                                         : heap_.undefined(fmt::format(
-                                                               "parameter '{}' was not provided",
-                                                               parameter)));
+    scope.names.emplace_back(parameter, value != nullptr
+                                            ? *value
+                                            : heap_.undefined(fmt::format(
+                                                  "parameter '{}' was not provided", parameter)));
   }
   if (s.uses_caller && !caller_is_parameter) {
     const Value* caller = take_named("caller");
@@ -267,8 +263,7 @@ void Interpreter::bind_macro(const Macro& macro, const Arguments& arguments, Sco
   const auto parameter_named = [&](std::string_view wanted) {
     return scope.find(wanted) != nullptr;
   };
-  if (s.uses_kwargs && !parameter_named("kwargs"))
-    scope.set("kwargs", heap_.dict(std::move(rest)));
+  if (s.uses_kwargs && !parameter_named("kwargs")) scope.set("kwargs", heap_.dict(std::move(rest)));
   const std::size_t extra = std::min(s.parameters.size(), arguments.positional.size());
   if (s.uses_varargs && !parameter_named("varargs"))
     scope.set("varargs",

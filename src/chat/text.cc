@@ -54,15 +54,13 @@ void add_upper(std::string& out, char32_t c) {
   if (const Special* s = special(c); s != nullptr)
     out += s->upper;
   else
-    utf8::append(out,
-                 static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
+    utf8::append(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
 }
 void add_title(std::string& out, char32_t c) {
   if (const Special* s = special(c); s != nullptr)
     out += s->title;
   else
-    utf8::append(out,
-                 static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+    utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
 }
 
 bool is_cased(char32_t c) {
@@ -91,8 +89,7 @@ void add_lower(std::string& out, std::u32string_view points, std::size_t at) {
   else if (c == 0x3A3)
     utf8::append(out, is_final_sigma(points, at) ? 0x3C2 : 0x3C3);
   else
-    utf8::append(out,
-                 static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
+    utf8::append(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
 template <class Inside>
@@ -173,9 +170,9 @@ bool is_line_end(char32_t c) {
 }
 bool is_printable(char32_t c) {
   if (c == ' ') return true;
-  return !any_of(c, {UTF8PROC_CATEGORY_CC, UTF8PROC_CATEGORY_CF, UTF8PROC_CATEGORY_CS,
-                     UTF8PROC_CATEGORY_CO, UTF8PROC_CATEGORY_CN, UTF8PROC_CATEGORY_ZL,
-                     UTF8PROC_CATEGORY_ZP, UTF8PROC_CATEGORY_ZS});
+  return !any_of(
+      c, {UTF8PROC_CATEGORY_CC, UTF8PROC_CATEGORY_CF, UTF8PROC_CATEGORY_CS, UTF8PROC_CATEGORY_CO,
+          UTF8PROC_CATEGORY_CN, UTF8PROC_CATEGORY_ZL, UTF8PROC_CATEGORY_ZP, UTF8PROC_CATEGORY_ZS});
 }
 bool is_alpha(char32_t c) {
   return any_of(c, {UTF8PROC_CATEGORY_LU, UTF8PROC_CATEGORY_LL, UTF8PROC_CATEGORY_LT,
@@ -266,23 +263,26 @@ std::string casefold(std::string_view text) {
   return out;
 }
 
-bool all_lower(std::string_view text) {
+namespace {
+
+/// Some letter of the case `wanted`, none of the case `other` and none in title case.
+bool all_of_case(std::string_view text, bool (*wanted)(char32_t), bool (*other)(char32_t)) {
   bool some = false;
   for (std::size_t at = 0; at < text.size();) {
     const char32_t c = next_point(text, at);
-    if (is_upper(c) || is_title(c)) return false;
-    some = some || is_lower(c);
+    if (other(c) || is_title(c)) return false;
+    some = some || wanted(c);
   }
   return some;
 }
+
+}  // namespace
+
+bool all_lower(std::string_view text) {
+  return all_of_case(text, is_lower, is_upper);
+}
 bool all_upper(std::string_view text) {
-  bool some = false;
-  for (std::size_t at = 0; at < text.size();) {
-    const char32_t c = next_point(text, at);
-    if (is_lower(c) || is_title(c)) return false;
-    some = some || is_upper(c);
-  }
-  return some;
+  return all_of_case(text, is_upper, is_lower);
 }
 
 std::string_view strip(std::string_view text, Side side) {
