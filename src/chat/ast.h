@@ -94,20 +94,20 @@ struct Branch {
 
 struct Statement {
   enum class Kind {
-    text,            // text
-    output,          // expression
-    condition,       // branches, otherwise
-    loop,            // for target in expression if filter: body else: otherwise
-    set,             // target = expression
-    set_block,       // target = body | filter
-    macro,           // name, parameters, body
-    call_block,      // expression is the call; parameters, body are the caller's
-    filter_block,    // filter, body
-    with,            // bindings, body
-    scope,           // body, in a scope of its own (generation)
-    block,           // body, seeing the outermost scope
-    stop,            // break
-    next,            // continue
+    text,          // text
+    output,        // expression
+    condition,     // branches, otherwise
+    loop,          // for target in expression if filter: body else: otherwise
+    set,           // target = expression
+    set_block,     // target = body | filter
+    macro,         // name, parameters, body
+    call_block,    // expression is the call; parameters, body are the caller's
+    filter_block,  // filter, body
+    with,          // bindings, body
+    scope,         // body, in a scope of its own (generation)
+    block,         // body, seeing the outermost scope
+    stop,          // break
+    next,          // continue
   };
   Kind kind = Kind::text;
   int line = 0;
@@ -118,7 +118,7 @@ struct Statement {
   std::vector<Branch> branches;
   std::vector<Parameter> parameters;
   std::vector<std::pair<Target, ExpressionPtr>> bindings;
-  bool recursive = false;                              // a loop that may call itself
+  bool recursive = false;  // a loop that may call itself
   bool uses_caller = false, uses_kwargs = false, uses_varargs = false;  // of macro and call_block
 };
 

@@ -37,8 +37,9 @@ std::string title_words(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t here = at;
     const char32_t c = next_point(text, at);
-    const bool divider = is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(
-                                                         c)) != std::string_view::npos);
+    const bool divider =
+        is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) !=
+                                        std::string_view::npos);
     if (divider) {
       flush(here);
       out += text.substr(here, at - here);
@@ -86,8 +87,8 @@ Value trim(Interpreter& walk, const Value& input, Args arguments) {
 Value replace(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("replace", arguments, {"old", "new", "count"}, 2);
   const Int most = bound.has(2) && !bound[2].is_none() ? bound.integer(2, -1) : Int{-1};
-  return walk.heap().string(replace_text(walk.heap(), walk.str(input), walk.str(bound[0]),
-                                         walk.str(bound[1]), most));
+  return walk.heap().string(
+      replace_text(walk.heap(), walk.str(input), walk.str(bound[0]), walk.str(bound[1]), most));
 }
 
 Value indent(Interpreter& walk, const Value& input, Args arguments) {
@@ -98,8 +99,8 @@ Value indent(Interpreter& walk, const Value& input, Args arguments) {
   if (bound.has(0) && bound[0].is_str())
     indention.add(bound[0].text());
   else
-    indention.repeat(" ", static_cast<std::size_t>(
-                              std::clamp(bound.integer(0, 4), Int{0}, Int{1} << 40)));
+    indention.repeat(
+        " ", static_cast<std::size_t>(std::clamp(bound.integer(0, 4), Int{0}, Int{1} << 40)));
   const std::string text = input.str().text + "\n";  // so that there is a line at all
   const auto lines = split_lines(text, false);
   walk.heap().step(lines.size() / 8);
@@ -188,8 +189,8 @@ Value url_encode(Interpreter& walk, const Value& input, Args arguments) {
     return walk.heap().string(percent_encode(text, false));
   }
   Text out(walk.heap());
-  const auto pairs = input.is_dict() ? dict_pairs(walk.heap(), input.dict())
-                                     : iterate(walk.heap(), input);
+  const auto pairs =
+      input.is_dict() ? dict_pairs(walk.heap(), input.dict()) : iterate(walk.heap(), input);
   for (const Value& pair : pairs) {
     const auto parts = iterate(walk.heap(), pair);
     if (parts.size() != 2) wrong("filter 'urlencode' needs pairs of key and value");

@@ -83,13 +83,13 @@ class Interpreter {
 
   const Program& program_;
   Heap heap_;
-  Value variables_;                // a dict
-  Scope globals_;                  // range, namespace, ...
+  Value variables_;  // a dict
+  Scope globals_;    // range, namespace, ...
   std::shared_ptr<Scope> root_, scope_;
-  std::vector<Macro*> macros_;     // their scopes are let go of at the end
+  std::vector<Macro*> macros_;  // their scopes are let go of at the end
   Text output_;
-  Text* out_;                      // where text goes now: output_ or a buffer
-  Value input_;                    // of the block that is being filtered
+  Text* out_;    // where text goes now: output_ or a buffer
+  Value input_;  // of the block that is being filtered
   int line_ = 1, depth_ = 0, calls_ = 0;
 };
 

@@ -79,8 +79,8 @@ class Formatter {
         std::size_t number = 0;
         const auto read = std::from_chars(key.data(), key.data() + key.size(), number);
         const bool index = read.ec == std::errc() && read.ptr == key.data() + key.size();
-        value = walk_.item(value, index ? Value::integer(number)
-                                        : walk_.heap().string(std::string(key)));
+        value = walk_.item(value,
+                           index ? Value::integer(number) : walk_.heap().string(std::string(key)));
         at = close + 1;
       } else if (name[at] == '.') {
         const std::size_t stop = std::min(name.find_first_of(".[", at + 1), name.size());

@@ -127,11 +127,11 @@ Value affixed(Interpreter& walk, const Value& self, const Arguments& arguments) 
   const Window window = window_of(self, bound, 1);
   const auto matches = [&](const Value& affix) {
     if (!affix.is_str())
-      wrong("{} first arg must be str or a tuple of str, not {}",
-            start ? "startswith" : "endswith", type_name(affix));
+      wrong("{} first arg must be str or a tuple of str, not {}", start ? "startswith" : "endswith",
+            type_name(affix));
     walk.heap().work(affix.text().size());
-    return !window.empty_range && (start ? window.text.starts_with(affix.text())
-                                         : window.text.ends_with(affix.text()));
+    return !window.empty_range &&
+           (start ? window.text.starts_with(affix.text()) : window.text.ends_with(affix.text()));
   };
   const Value& affix = bound[0];
   if (affix.is_undefined()) fail_undefined(affix);
@@ -269,9 +269,10 @@ Value padded(Interpreter& walk, const Value& self, const Arguments& arguments) {
   if (width <= size) return self;
   const auto missing = static_cast<std::size_t>(std::min(width - size, Int{1} << 40));
   // str.center puts the odd one to the left where the width is odd.
-  const std::size_t before = where < 0   ? 0
-                             : where > 0 ? missing
-                                         : missing / 2 + (missing & static_cast<std::size_t>(width) & 1);
+  const std::size_t before = where < 0 ? 0
+                             : where > 0
+                                 ? missing
+                                 : missing / 2 + (missing & static_cast<std::size_t>(width) & 1);
   Text out(walk.heap());
   out.repeat(fill, before);
   out.add(self.text());
