@@ -60,6 +60,7 @@ class Interpreter {
   Flow run_block(const Statement& statement);
   void run_call_block(const Statement& statement);
   Macro* make_macro(const Statement& statement);
+  void begin_unset(Scope& scope, const std::vector<std::string>& names);
   void write(std::string_view text);
   void assign(const Target& target, const Value& value);
   Value call_macro(const Macro& macro, const Arguments& arguments);
