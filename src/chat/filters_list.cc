@@ -108,6 +108,8 @@ Value last(Interpreter& walk, const Value& input, Args arguments) {
 Value reverse(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("reverse", arguments, {});
   if (input.is_str()) {
+    walk.heap().room(8 * input.text().size());
+    walk.heap().work(8 * input.text().size());
     std::u32string points = to_points(input.text());
     std::reverse(points.begin(), points.end());
     return walk.heap().string(from_points(points), input);

@@ -187,6 +187,7 @@ Value slice_text(Heap& heap, const Value& value, const Cut& cut) {
     const std::size_t to = plain ? end : from + offset_of(text.substr(from), end - begin);
     return heap.string(std::string(text.substr(from, to - from)), value);
   }
+  heap.room(8 * text.size());
   const std::u32string points = to_points(text);
   std::u32string out;
   for (Int i = cut.begin; cut.stride > 0 ? i < cut.end : i > cut.end; i += cut.stride)
@@ -306,6 +307,7 @@ std::vector<Value> iterate(Heap& heap, const Value& value) {
   if (value.is_undefined()) return out;
   if (value.is_str()) {
     heap.step(value.str().points / 8);
+    heap.room(value.str().points * sizeof(Str));
     for (const std::string_view point : split_points(value.text()))
       out.push_back(heap.string(std::string(point), value));
     return out;
