@@ -4,7 +4,7 @@
 
 #include <sstream>
 
-#include "common.h"
+#include "json.h"
 
 namespace cli {
 namespace {
