@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <string>
 
-#include "chat/text.h"
 #include "herd/chat.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -22,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!made) return fuzz::check(made.error()), 0;
   const auto text = made->render(variables, limits);
   if (!text) return fuzz::check(text.error()), 0;
-  fuzz::check(text->size() <= limits.output_bytes && chat::valid_utf8(*text));
+  fuzz::check(text->size() <= limits.output_bytes && fuzz::valid_utf8(*text));
   const auto again = made->render(variables, limits);
   fuzz::check(again.ok() && *again == *text);
   return 0;

@@ -7,7 +7,6 @@
 
 #include "gguf/gguf.h"
 #include "token/tokenizer.h"
-#include "token/utf8.h"
 
 namespace herd::fuzz {
 namespace {
@@ -22,13 +21,10 @@ TokenizerPtr load(const std::string& name) {
   return *tokenizer;
 }
 
-/// SmolLM2 has no token for these bytes (SPM byte tokens spell all of them).
+/// SmolLM2 has no token for 21 of the bytes, these among them; other text comes back as it was.
 bool spelt_by_smollm(std::string_view text) {
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte >= 0x80) return false;
-  }
-  return true;
+  constexpr std::string_view kLost("\x04\x06\x13\x14\x16\x1d\xf1\xf2");
+  return valid_utf8(text) && text.find_first_of(kLost) == std::string_view::npos;
 }
 
 /// What a stream of the same ids shows: whole UTF-8 at every point, in the end the same text.
@@ -38,11 +34,11 @@ void check_stream(const TokenizerPtr& tokenizer, const std::vector<TokenId>& ids
   std::string shown;
   for (const TokenId id : ids) {
     shown += stream.push(id);
-    check(utf8::valid(shown));
+    check(valid_utf8(shown));
   }
   shown += stream.flush();
-  check(utf8::valid(shown));
-  if (utf8::valid(text)) check(shown == text);
+  check(valid_utf8(shown));
+  if (valid_utf8(text)) check(shown == text);
 }
 
 void round_trip(const TokenizerPtr& tokenizer, std::string_view text, const EncodeOptions& options,
