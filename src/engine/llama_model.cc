@@ -73,10 +73,10 @@ Result<Opened> open_model(const std::string& path, const ModelOptions& options) 
   if (!file.ok()) return file.error();
   const auto config = read_config(*file);
   if (!config.ok()) return named(path, config.error());
-  const auto limits = choose_limits(options, *config);
-  if (!limits.ok()) return limits.error();
   auto backend = make_backend({options.device, options.threads, options.isa});
   if (!backend.ok()) return backend.error();
+  const auto limits = choose_limits(options, *config, **backend);
+  if (!limits.ok()) return limits.error();
   return Opened{std::move(*file), *config, *limits, std::move(*backend)};
 }
 

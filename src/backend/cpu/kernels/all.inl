@@ -1,5 +1,5 @@
-// Every kernel, in the order in which they build on one another. Included inside the namespace of each
-// instruction set, after its vector type.
+// Every kernel, in the order in which they build on one another. Included inside the namespace of
+// each instruction set, after its vector type.
 
 // clang-format off
 #include "backend/cpu/kernels/formats.inl"
