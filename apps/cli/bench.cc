@@ -66,10 +66,10 @@ class Bench {
   /// `steps` more for each. REQUIRES: `length` tokens in each sequence's cache, as prefill leaves
   /// it.
   herd::Result<Run> decode(int batch, int length, int steps) {
-    const auto ids = random_ids(batch, 1, info_.vocab);
+    std::vector<herd::TokenId> next;
+    for (const auto& ids : random_ids(batch, 1, info_.vocab)) next.push_back(ids[0]);
     Run run = start();
-    for (int i = 0; i < steps; ++i)
-      if (const auto done = model_.forward_batch(ids); !done.ok()) return done.error();
+    if (const auto done = model_.continue_greedy(next, steps); !done.ok()) return done.error();
     stop(run);
     run.tokens = std::int64_t{batch} * steps;
     for (int i = 1; i <= steps; ++i) {

@@ -268,6 +268,7 @@ struct BackendOptions {
   DeviceType device = DeviceType::cpu;
   int threads = 0;           // 0: the machine's cores
   Isa isa = Isa::automatic;  // cpu only
+  bool check_each_op = false;  // cuda: wait after every op, so that one that fails is named
 };
 
 /// The one place that knows which backends this build holds. Errors: unsupported, naming what is
