@@ -77,7 +77,7 @@ __global__ void fill_blocks(std::uint8_t* raw, long long blocks, int bytes, Type
   const float u = 0.3f + (hash(seed * 31 + b) % 1000) * 0.001f;
   const auto half = [&](int offset, float v) {
     const unsigned short h = __half_as_ushort(__float2half_rn(v));
-    at[offset] = h & 255, at[offset + 1] = h >> 8;
+    memcpy(at + offset, &h, 2);
   };
   switch (type) {
     case Type::F32: {
@@ -191,6 +191,12 @@ void check_weights(Type type, Path path) {
   const int n = 200, k = herd::quant::type_info(type).block == 256 ? 512 : 608;
   const Matrix m = make_matrix(type, n, k, 77);
   const std::vector<float> w = exact_weights(m);
+  {
+    const auto raw = m.raw.host();
+    std::printf("%s:", std::string(herd::quant::type_info(type).name).c_str());
+    for (int i = 0; i < 24; ++i) std::printf(" %02x", raw[i]);
+    std::printf(" %g %g %g\n", w[0], w[1], w[2]);
+  }
   std::vector<__half> eye(static_cast<std::size_t>(k) * k, __float2half(0.0f));
   for (int i = 0; i < k; ++i) eye[static_cast<std::size_t>(i) * k + i] = __float2half(1.0f);
   Device<__half> x(eye.size());
@@ -567,6 +573,16 @@ int time_all(const char* cublas_path, const char* only) {
                           {"o", {4096, 0, 0}, 4096, false},
                           {"head", {128256, 0, 0}, 4096, false}};
   const std::string pick = only ? only : "";
+  const char* one_shape = std::getenv("LAB_SHAPE");  // for a profiler: just one product
+  if (one_shape != nullptr) {
+    for (const Shape& s : shapes) {
+      for (const TypeInfo& info : herd::quant::kTypes) {
+        if (one_shape == std::string(s.name) && std::getenv("LAB_TYPE") == std::string(info.name))
+          time_shape(s, info.type, {std::atoi(std::getenv("LAB_ROWS"))}, bandwidth, nullptr);
+      }
+    }
+    return 0;
+  }
   for (const Shape& s : shapes) {
     const bool head = std::string(s.name) == "head";
     const std::vector<int> many = head ? std::vector<int>{1, 8, 32, 128, 256}

@@ -91,35 +91,34 @@ __device__ __forceinline__ Bits and_or(Bits a, Bits mask, Bits bits) {
 constexpr Bits kMagic = 0x64006400;  // 1024, 1024
 constexpr Bits kLow = 0x000F000F, kHigh = 0x00F000F0;
 
-/// Where a subtile is read from: global memory, streamed past the L1 cache, or shared memory.
+/// Where a subtile is read from: global memory, streamed past the L1 cache (and only if `want`,
+/// without a branch), or shared memory.
 struct FromGlobal {
-  static __device__ __forceinline__ uint4 load16(const std::uint8_t* at) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at));
-    return v;
+  bool want;
+  __device__ __forceinline__ void load(uint4& v, const std::uint8_t* at) const {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %5, 0;\n"
+        "@p ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];}"
+        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+        : "l"(at), "r"(static_cast<int>(want)));
   }
-  static __device__ __forceinline__ uint2 load8(const std::uint8_t* at) {
-    uint2 v;
-    asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at));
-    return v;
+  __device__ __forceinline__ void load(uint2& v, const std::uint8_t* at) const {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %3, 0;\n"
+        "@p ld.global.nc.v2.u32 {%0,%1}, [%2];}"
+        : "+r"(v.x), "+r"(v.y)
+        : "l"(at), "r"(static_cast<int>(want)));
   }
-  static __device__ __forceinline__ Bits load4(const std::uint8_t* at) {
-    Bits v;
-    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(at));
-    return v;
+  __device__ __forceinline__ void load(Bits& v, const std::uint8_t* at) const {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0;\n@p ld.global.nc.u32 %0, [%1];}"
+                 : "+r"(v)
+                 : "l"(at), "r"(static_cast<int>(want)));
   }
 };
 struct FromShared {
-  static __device__ __forceinline__ uint4 load16(const std::uint8_t* at) {
-    return *reinterpret_cast<const uint4*>(at);
-  }
-  static __device__ __forceinline__ uint2 load8(const std::uint8_t* at) {
-    return *reinterpret_cast<const uint2*>(at);
-  }
-  static __device__ __forceinline__ Bits load4(const std::uint8_t* at) {
-    return *reinterpret_cast<const Bits*>(at);
+  template <class T>
+  __device__ __forceinline__ void load(T& v, const std::uint8_t* at) const {
+    v = *reinterpret_cast<const T*>(at);
   }
 };
 
@@ -202,18 +201,27 @@ __device__ __forceinline__ __half2 byte_pair(Bits w) {
                     __float2half2_rn(-1024.0f));
 }
 
-// ---- one struct per layout: load() takes a lane's share of a subtile, fragment() makes the four
-// A registers of step s (16 inputs); steps are taken in ascending order ----
+// ---- one struct per layout. fragment(s) makes the four A registers of step s (16 inputs), steps
+// in ascending order; reload(s) fetches, of a lane's share of a subtile, what steps after s of the
+// one at hand do not read, so that every word is on its way again as soon as it is free ----
 template <Layout L>
 struct Codec;
+
+/// A whole subtile.
+template <Layout L, class From>
+__device__ __forceinline__ void load_all(Codec<L>& codec, const From& from, const std::uint8_t* at,
+                                         int lane) {
+#pragma unroll
+  for (int s = 0; s < tile_k(L) / 16; ++s) codec.reload(s, from, at, lane);
+}
 
 template <>
 struct Codec<Layout::F16> {
   uint4 q[4];
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
-#pragma unroll
-    for (int s = 0; s < 4; ++s) q[s] = From::load16(at + 512 * s + 16 * lane);
+  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
+                                         int lane) {
+    from.load(q[s], at + 512 * s + 16 * lane);
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     a[0] = q[s].x, a[1] = q[s].y, a[2] = q[s].z, a[3] = q[s].w;
@@ -225,10 +233,10 @@ struct Codec<Layout::Q8> {
   uint4 q[2];
   uint2 d;
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
-    q[0] = From::load16(at + 16 * lane);
-    q[1] = From::load16(at + 512 + 16 * lane);
-    d = From::load8(at + 1024 + 8 * (lane / 4));
+  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
+                                         int lane) {
+    if (s % 2 == 1) from.load(q[s / 2], at + 512 * (s / 2) + 16 * lane);
+    if (s == 3) from.load(d, at + 1024 + 8 * (lane / 4));
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     __half2 codes[4];
@@ -244,12 +252,14 @@ struct Codec32 {
   Bits h;
   uint2 d, m;
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
+  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
+                                         int lane) {
     constexpr int kScales = 512 + (Five ? 128 : 0);
-    q = From::load16(at + 16 * lane);
-    if (Five) h = From::load4(at + 512 + 4 * lane);
-    d = From::load8(at + kScales + 8 * (lane / 4));
-    if (Min) m = From::load8(at + kScales + 64 + 8 * (lane / 4));
+    if (s != 3) return;
+    from.load(q, at + 16 * lane);
+    if (Five) from.load(h, at + 512 + 4 * lane);
+    from.load(d, at + kScales + 8 * (lane / 4));
+    if (Min) from.load(m, at + kScales + 64 + 8 * (lane / 4));
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     __half2 codes[4];
@@ -317,16 +327,18 @@ struct CodecMinK {
   uint2 d;
   MinScale scale;
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
-    constexpr int kScales = 2048 + (Five ? 512 : 0);
+  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
+                                         int lane) {
+    constexpr int kScales = 2048 + (Five ? 512 : 0), kScaleSteps = 4 * GroupSteps;
     const int r = lane / 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) q[i] = From::load16(at + 512 * i + 16 * lane);
-    if (Five) h = From::load16(at + 2048 + 16 * lane);
-#pragma unroll
-    for (int i = 0; i < kGroups / 4; ++i)
-      s[i] = From::load16(at + kScales + 4 * kGroups * r + 16 * i);
-    d = From::load8(at + kScales + 32 * kGroups + 8 * r);
+    if (step % 4 == 3) from.load(q[step / 4], at + 512 * (step / 4) + 16 * lane);
+    if (step % kScaleSteps == kScaleSteps - 1) {
+      const int i = step / kScaleSteps;
+      from.load(s[i], at + kScales + 4 * kGroups * r + 16 * i);
+    }
+    if (step != 15) return;
+    if (Five) from.load(h, at + 2048 + 16 * lane);
+    from.load(d, at + kScales + 32 * kGroups + 8 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
     if (step == 0) scale.superblock(d.x, d.y);
@@ -353,15 +365,15 @@ struct Codec<Layout::K6> {
   uint4 q[4], h[2], s[2];
   Bits d;
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
+  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
+                                         int lane) {
     const int r = lane / 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) q[i] = From::load16(at + 512 * i + 16 * lane);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) h[i] = From::load16(at + 2048 + 512 * i + 16 * lane);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) s[i] = From::load16(at + 3072 + 32 * r + 16 * i);
-    d = From::load4(at + 3328 + 4 * r);
+    if (step % 4 == 3) from.load(q[step / 4], at + 512 * (step / 4) + 16 * lane);
+    if (step % 8 == 7) {
+      from.load(h[step / 8], at + 2048 + 512 * (step / 8) + 16 * lane);
+      from.load(s[step / 8], at + 3072 + 32 * r + 16 * (step / 8));
+    }
+    if (step == 15) from.load(d, at + 3328 + 4 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
     __half2 codes[4];
@@ -386,11 +398,12 @@ struct Codec<Layout::K8> {
   uint4 q[8], s;
   Bits d;
   template <class From>
-  __device__ __forceinline__ void load(const std::uint8_t* at, int lane) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] = From::load16(at + 512 * i + 16 * lane);
-    s = From::load16(at + 4096 + 16 * (lane / 4));
-    d = From::load4(at + 4224 + 4 * (lane / 4));
+  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
+                                         int lane) {
+    if (step % 2 == 1) from.load(q[step / 2], at + 512 * (step / 2) + 16 * lane);
+    if (step != 15) return;
+    from.load(s, at + 4096 + 16 * (lane / 4));
+    from.load(d, at + 4224 + 4 * (lane / 4));
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
     __half2 codes[4];

@@ -61,7 +61,10 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
 }  // namespace
 
 int chains(quant::Type type, int rows, int columns) {
-  const int wanted = rows <= 8192 ? 4 : rows <= 32768 ? 2 : 1;
+#ifndef HERD_CHAINS_SMALL
+#define HERD_CHAINS_SMALL 4
+#endif
+  const int wanted = rows <= 8192 ? HERD_CHAINS_SMALL : rows <= 32768 ? 2 : 1;
   const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
   int c = 1;
   while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;
