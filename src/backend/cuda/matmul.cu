@@ -1,61 +1,138 @@
-// The plain version: a warp per output and row.
-#include "backend/cuda/blocks.cuh"
-#include "backend/cuda/matmul.h"
+// Checks a call, sorts its matrices into groups that one launch can take, chooses the kernel.
+#include <algorithm>
+
+#include "backend/cuda/matmul_kernels.cuh"
 
 namespace herd::cuda {
 namespace {
 
-__device__ float dot(const PackedMatrix& m, int n, const __half* x) {
-  const char* row =
-      static_cast<const char*>(m.data) + static_cast<std::int64_t>(n) * (m.bytes / m.rows);
-  float sum = 0;
-  for (int k = threadIdx.x; k < m.columns; k += 32)
-    sum = fmaf(__half2float(__float2half_rn(value_at(m.type, row, k))), __half2float(x[k]), sum);
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-  return sum;
+constexpr int kMaxRows = 65535 * 32;
+
+__global__ void swiglu_kernel(const float* gate, const float* up, __half* out, int n, int stride) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const long long at = static_cast<long long>(blockIdx.y) * n + i;
+  out[static_cast<long long>(blockIdx.y) * stride + i] = __float2half_rn(silu(gate[at]) * up[at]);
 }
 
-__global__ void plain(PackedMatrix m, PackedMatrix up, const __half* x, void* out,
-                      Epilogue epilogue) {
-  const int n = blockIdx.y * blockDim.y + threadIdx.y, row = blockIdx.x;
-  if (n >= m.rows) return;
-  x += static_cast<std::int64_t>(row) * m.columns;
-  const float y = dot(m, n, x);
-  const std::int64_t at = static_cast<std::int64_t>(row) * m.rows + n;
-  if (epilogue == Epilogue::SWIGLU_F16) {
-    const float u = dot(up, n, x);
-    if (threadIdx.x == 0)
-      static_cast<__half*>(out)[at] = __float2half_rn(y / (1.0f + expf(-y)) * u);
-  } else if (threadIdx.x == 0) {
-    if (epilogue == Epilogue::F16) static_cast<__half*>(out)[at] = __float2half_rn(y);
-    if (epilogue == Epilogue::F32) static_cast<float*>(out)[at] = y;
-    if (epilogue == Epilogue::F32_ADD) static_cast<float*>(out)[at] += y;
+bool valid(const MatmulCall& call) {
+  if (call.n_weights < 1 || call.n_weights > 3 || call.rows < 1 || call.rows > kMaxRows ||
+      call.x == nullptr)
+    return false;
+  for (int i = 0; i < call.n_weights; ++i) {
+    const PackedMatrix* w = call.weights[i];
+    if (w == nullptr || w->data == nullptr || w->rows < 1 || w->columns < 32 ||
+        w->columns % 32 != 0 || w->columns != call.weights[0]->columns)
+      return false;
+    if (call.out[i] == nullptr && (i == 0 || call.epilogue != Epilogue::SWIGLU_F16)) return false;
   }
+  return call.epilogue != Epilogue::SWIGLU_F16 ||
+         (call.n_weights == 2 && call.weights[0]->rows == call.weights[1]->rows);
+}
+
+/// Gate and up of different layouts or chains cannot meet in one kernel.
+bool swiglu_apart(const MatmulCall& call) {
+  return call.epilogue == Epilogue::SWIGLU_F16 && call.n_weights == 2 &&
+         layout_of(call.weights[0]->type) != layout_of(call.weights[1]->type);
+}
+
+cudaError_t device_limits(DeviceLimits& limits) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  get(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
+  get(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  get(limits.major, cudaDevAttrComputeCapabilityMajor);
+  get(limits.minor, cudaDevAttrComputeCapabilityMinor);
+  return error;
+}
+
+cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& limits,
+                cudaStream_t stream) {
+  const bool can = limits.major == 9 && limits.minor == 0;
+  if (path == Path::wgmma && !can) return cudaErrorInvalidDevice;
+  if (path == Path::wgmma || (path == Path::automatic && can && work.rows > 16))
+    return wgmma_matmul(layout, work, limits, stream);
+  return stream_matmul(layout, work, limits, stream);
 }
 
 }  // namespace
 
-long long packed_bytes(quant::Type type, long long rows, long long columns) {
-  return rows * quant::row_bytes(type, columns);
+int chains(quant::Type type, int rows, int columns) {
+#ifndef HERD_CHAINS_SMALL
+#define HERD_CHAINS_SMALL 4
+#endif
+  const int wanted = rows <= 8192 ? HERD_CHAINS_SMALL : rows <= 32768 ? 2 : 1;
+  const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
+  int c = 1;
+  while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;
+  return c;
 }
-cudaError_t pack(PackedMatrix& m, const void* raw, int first_row, int n_rows,
-                 cudaStream_t stream) {
-  const std::int64_t row = m.bytes / m.rows;
-  return cudaMemcpyAsync(static_cast<char*>(m.data) + first_row * row, raw,
-                         static_cast<std::size_t>(n_rows * row), cudaMemcpyDeviceToDevice, stream);
+
+std::size_t workspace_bytes(const MatmulCall& call) {
+  if (!swiglu_apart(call)) return 0;
+  return sizeof(float) * 2 * static_cast<std::size_t>(call.rows) *
+         static_cast<std::size_t>(call.weights[0]->rows);
 }
-std::size_t workspace_bytes(const MatmulCall&) {
-  return 0;
-}
-cudaError_t matmul(const MatmulCall& call, cudaStream_t stream) {
-  const bool swiglu = call.epilogue == Epilogue::SWIGLU_F16;
-  for (int i = 0; i < (swiglu ? 1 : call.n_weights); ++i) {
-    const PackedMatrix& m = *call.weights[i];
-    const dim3 grid(static_cast<unsigned>(call.rows), static_cast<unsigned>((m.rows + 7) / 8));
-    plain<<<grid, dim3(32, 8), 0, stream>>>(m, *call.weights[swiglu ? 1 : i], call.x, call.out[i],
-                                            call.epilogue);
+
+cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
+  if (!valid(call)) return cudaErrorInvalidValue;
+  DeviceLimits limits;
+  cudaError_t error = device_limits(limits);
+  if (error != cudaSuccess) return error;
+
+  if (swiglu_apart(call)) {
+    if (call.workspace == nullptr) return cudaErrorInvalidValue;
+    const int n = call.weights[0]->rows;
+    float* gate = static_cast<float*>(call.workspace);
+    float* up = gate + static_cast<long long>(call.rows) * n;
+    MatmulCall both = call;
+    both.epilogue = Epilogue::F32;
+    both.out[0] = gate, both.out[1] = up;
+    both.out_stride[0] = both.out_stride[1] = n;
+    error = matmul_on(path, both, stream);
+    if (error != cudaSuccess) return error;
+    const int stride = call.out_stride[0] != 0 ? call.out_stride[0] : n;
+    for (int row = 0; row < call.rows; row += 65535) {
+      const dim3 grid((n + 255) / 256, std::min(call.rows - row, 65535));
+      const long long at = static_cast<long long>(row) * n;
+      swiglu_kernel<<<grid, 256, 0, stream>>>(
+          gate + at, up + at,
+          static_cast<__half*>(call.out[0]) + static_cast<long long>(row) * stride, n, stride);
+    }
+    return cudaGetLastError();
   }
-  return cudaGetLastError();
+
+  bool done[3] = {};
+  for (int i = 0; i < call.n_weights; ++i) {
+    if (done[i]) continue;
+    const PackedMatrix& lead = *call.weights[i];
+    const Layout layout = layout_of(lead.type);
+    Work work{};
+    work.chains = chains(lead.type, lead.rows, lead.columns);
+    work.k_tiles = (lead.columns + tile_k(layout) - 1) / tile_k(layout);
+    work.x = call.x, work.rows = call.rows, work.columns = lead.columns;
+    work.epilogue = call.epilogue;
+    for (int j = i; j < call.n_weights; ++j) {
+      const PackedMatrix& m = *call.weights[j];
+      if (done[j] || layout_of(m.type) != layout ||
+          chains(m.type, m.rows, m.columns) != work.chains)
+        continue;
+      done[j] = true;
+      work.matrix[work.n_matrices++] = {static_cast<const std::uint8_t*>(m.data), call.out[j],
+                                        m.rows,
+                                        call.out_stride[j] != 0 ? call.out_stride[j] : m.rows};
+    }
+    error = run(path, layout, work, limits, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t matmul(const MatmulCall& call, cudaStream_t stream) {
+  return matmul_on(Path::automatic, call, stream);
 }
 
 }  // namespace herd::cuda

@@ -1,0 +1,62 @@
+// What matmul.cu hands to its two kernels: stream.cu (mma.sync, weights through registers, few
+// rows) and wgmma.cu (Hopper, many rows).
+#pragma once
+
+#include "backend/cuda/formats.cuh"
+#include "backend/cuda/matmul.h"
+
+namespace herd::cuda {
+
+/// Matrices of one layout and one number of chains that share their input.
+struct Work {
+  struct Matrix {
+    const std::uint8_t* data;
+    void* out;
+    int n, stride;  // outputs; elements between rows of out
+  } matrix[3];
+  int n_matrices;
+  int chains, k_tiles;
+  const __half* x;
+  int rows, columns;
+  Epilogue epilogue;
+};
+
+/// The tiles of chain c are [first, first + count): as even as whole tiles allow, longer ones
+/// first.
+struct ChainRange {
+  int first, count;
+};
+__host__ __device__ inline ChainRange chain_range(int k_tiles, int chains, int c) {
+  const int base = k_tiles / chains, longer = k_tiles % chains;
+  return {c * base + (c < longer ? c : longer), base + (c < longer ? 1 : 0)};
+}
+
+struct DeviceLimits {
+  int multiprocessors, shared_bytes, major, minor;
+};
+
+cudaError_t stream_matmul(Layout layout, const Work& work, const DeviceLimits& device,
+                          cudaStream_t stream);
+cudaError_t wgmma_matmul(Layout layout, const Work& work, const DeviceLimits& device,
+                         cudaStream_t stream);
+
+#ifdef __CUDACC__
+__device__ __forceinline__ float silu(float g) {
+  return g / (1.0f + __expf(-g));
+}
+
+__device__ __forceinline__ void store(Epilogue epilogue, void* out, long long at, float value) {
+  if (epilogue == Epilogue::F32) {
+    static_cast<float*>(out)[at] = value;
+  } else if (epilogue == Epilogue::F32_ADD) {
+    static_cast<float*>(out)[at] += value;
+  } else {
+    static_cast<__half*>(out)[at] = __float2half_rn(value);
+  }
+}
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+#endif
+
+}  // namespace herd::cuda

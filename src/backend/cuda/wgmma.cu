@@ -1,0 +1,449 @@
+// Many rows on Hopper: wgmma with 64 weights' outputs as the A operand, dequantised in registers,
+// and up to 128 tokens as the B operand in shared memory. A producer thread keeps two rings full,
+// packed weights by bulk copies and activations by tensor copies; each of two warpgroups owns 64
+// outputs, dequantises the next 64 inputs while the matrix unit works on the last ones, and adds up
+// its chains in registers. When there are too few tiles to fill the card, the chains go to the
+// blocks of a cluster instead and are added, in the same order, through distributed shared memory.
+#include <algorithm>
+
+#include "backend/cuda/hopper.cuh"
+#include "backend/cuda/matmul_kernels.cuh"
+
+namespace herd::cuda {
+namespace {
+
+constexpr int kGroups = 2;  // warpgroups that multiply
+constexpr int kThreads = 128 * (kGroups + 1);
+constexpr int kSumStride = 64 * kGroups + 4;  // floats between tokens of a split block's sums
+
+struct WgmmaArgs {
+  CUtensorMap x;
+  Work work;
+  int tiles;        // of 64 outputs, over all matrices (SwiGLU: gate and up alternate)
+  int token_tiles;  // of NT tokens
+  int items;        // pairs of output tiles times token tiles
+  int split;        // one chain per block of a cluster
+};
+
+constexpr int weight_stage(Layout l) {
+  return kGroups * 4 * subtile_bytes(l);
+}
+constexpr int x_stage(int nt) {
+  return nt * 128;
+}
+constexpr int kRoom = 220 * 1024;
+/// Bytes beside the rings: barriers, and room to hand `up` to the warpgroup that has `gate`.
+constexpr int side_bytes(int nt) {
+  return 1024 + nt / 2 * 128 * 4;
+}
+constexpr int weight_stages(Layout l, int nt) {
+  const int left = kRoom - side_bytes(nt) - 4 * x_stage(nt);
+  const int fit = left / weight_stage(l) < 2 ? 2 : left / weight_stage(l);
+  const int enough = is_k(l) ? (nt == 128 ? 3 : 5) : nt == 128 ? 6 : 10;
+  return fit < enough ? fit : enough;
+}
+constexpr int x_stages(Layout l, int nt) {
+  const int fit = (kRoom - side_bytes(nt) - weight_stages(l, nt) * weight_stage(l)) / x_stage(nt);
+  return fit < 12 ? fit : 12;
+}
+constexpr int ring_bytes(Layout l, int nt) {
+  return weight_stages(l, nt) * weight_stage(l) + x_stages(l, nt) * x_stage(nt);
+}
+constexpr int shared_size(Layout l, int nt) {
+  const int rings = ring_bytes(l, nt), sums = nt * kSumStride * 4;
+  return 1024 + side_bytes(nt) + (rings > sums ? rings : sums);
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// A place in a ring of Stages barriers: full ones first, empty ones behind.
+template <int Stages>
+struct Ring {
+  unsigned barriers;
+  int stage = 0;
+  unsigned parity = 0;
+  __device__ __forceinline__ unsigned full() const { return barriers + 8 * stage; }
+  __device__ __forceinline__ unsigned empty() const { return barriers + 8 * (Stages + stage); }
+  __device__ __forceinline__ void advance() {
+    if (++stage == Stages) stage = 0, parity ^= 1;
+  }
+};
+
+struct Place {
+  int matrix, tile;  // tile of 64 outputs in that matrix; -1: none
+};
+__device__ __forceinline__ Place find_tile(const WgmmaArgs& a, int tile) {
+  if (tile >= a.tiles) return {0, -1};
+  if (a.work.epilogue == Epilogue::SWIGLU_F16) return {tile % 2, tile / 2};
+  int m = 0;
+  while (tile >= (a.work.matrix[m].n + 63) / 64) {
+    tile -= (a.work.matrix[m].n + 63) / 64;
+    ++m;
+  }
+  return {m, tile};
+}
+/// The input tiles of this block: a chain's if the chains are split over a cluster, else all.
+__device__ __forceinline__ ChainRange block_range(const WgmmaArgs& a) {
+  return a.split ? chain_range(a.work.k_tiles, a.work.chains, static_cast<int>(cluster_rank()))
+                 : ChainRange{0, a.work.k_tiles};
+}
+__device__ __forceinline__ int first_item(const WgmmaArgs& a) {
+  return a.split ? blockIdx.x / a.work.chains : blockIdx.x;
+}
+__device__ __forceinline__ int item_step(const WgmmaArgs& a) {
+  return a.split ? a.items : gridDim.x;
+}
+
+template <Layout L, int NT>
+__device__ void produce(const WgmmaArgs& a, unsigned weights, unsigned tokens, unsigned barriers) {
+  constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
+  constexpr int kTileBytes = 4 * subtile_bytes(L);
+  Ring<kWeightStages> w{barriers};
+  Ring<kXStages> x{barriers + 16 * kWeightStages};
+  const ChainRange range = block_range(a);
+  for (int item = first_item(a); item < a.items; item += item_step(a)) {
+    const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
+    const std::uint8_t* from[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      Place p = find_tile(a, kGroups * pair + g);
+      if (p.tile < 0) p = find_tile(a, kGroups * pair);
+      from[g] = a.work.matrix[p.matrix].data +
+                (static_cast<long long>(p.tile) * a.work.k_tiles + range.first) * kTileBytes;
+    }
+    for (int k = 0; k < range.count; ++k) {
+      barrier_wait(w.empty(), w.parity ^ 1);
+      barrier_expect(w.full(), kGroups * kTileBytes);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        bulk_copy(weights + (w.stage * kGroups + g) * kTileBytes, from[g], kTileBytes, w.full());
+        from[g] += kTileBytes;
+      }
+      w.advance();
+#pragma unroll
+      for (int part = 0; part < tile_k(L) / 64; ++part) {
+        barrier_wait(x.empty(), x.parity ^ 1);
+        barrier_expect(x.full(), x_stage(NT));
+        box_copy(tokens + x.stage * x_stage(NT), &a.x, (range.first + k) * tile_k(L) + 64 * part,
+                 token0, x.full());
+        x.advance();
+      }
+    }
+  }
+}
+
+/// What a warpgroup knows while it multiplies.
+template <Layout L, int NT>
+struct Multiplier {
+  static constexpr int kParts = tile_k(L) / 64;
+  Ring<weight_stages(L, NT)> w;
+  Ring<x_stages(L, NT)> x;         // next to multiply
+  Ring<x_stages(L, NT)> released;  // next to hand back
+  unsigned tokens;
+  const std::uint8_t* weights;  // this warp's subtile of stage 0
+  Codec<L> codec;
+  Bits a[2][4][4];
+  float acc[NT / 2], total[NT / 2];
+
+  __device__ __forceinline__ void fetch() {  // the next weight tile to registers
+    const int lane = threadIdx.x % 32;
+    barrier_wait(w.full(), w.parity);
+    load_all(codec, FromShared{}, weights + w.stage * weight_stage(L), lane);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(w.empty());
+    w.advance();
+  }
+  template <int Part>
+  __device__ __forceinline__ void dequantise(Bits (&to)[4][4]) {
+#pragma unroll
+    for (int s = 0; s < 4; ++s) codec.fragment(4 * Part + s, to[s]);
+  }
+  __device__ __forceinline__ void release() {
+    if (threadIdx.x % 32 == 0) barrier_arrive(released.empty());
+    released.advance();
+  }
+  /// 64 inputs: part Part of a tile, fragments in a[Half]. Makes those of the next part meanwhile.
+  template <int Half, int Part>
+  __device__ __forceinline__ void step(bool first, bool more) {
+    barrier_wait(x.full(), x.parity);
+    const std::uint64_t b = descriptor(tokens + x.stage * x_stage(NT));
+    wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < 4; ++s) wgmma(acc, a[Half][s], b + 2 * s, s > 0 || !first);
+    wgmma_commit();
+    x.advance();
+    wgmma_wait<1>();  // the one before is done: its tokens and its fragments are free
+    if (!first) release();
+    if (more) {
+      constexpr int kNext = (Part + 1) % kParts;
+      if (kNext == 0) fetch();
+      dequantise<kNext>(a[1 - Half]);
+    }
+  }
+  /// Ends a chain.
+  __device__ __forceinline__ void add_up(bool first_chain) {
+    wgmma_wait<0>();
+    release();
+#pragma unroll
+    for (int i = 0; i < NT / 2; ++i) total[i] = first_chain ? acc[i] : total[i] + acc[i];
+  }
+};
+
+/// All chains of this block's range for one item.
+template <Layout L, int NT>
+__device__ __forceinline__ void multiply(const WgmmaArgs& a, Multiplier<L, NT>& m) {
+  constexpr int kParts = Multiplier<L, NT>::kParts;
+  const int chains = a.split ? 1 : a.work.chains;
+  m.fetch();
+  m.template dequantise<0>(m.a[0]);
+  for (int chain = 0; chain < chains; ++chain) {
+    const int count =
+        a.split ? block_range(a).count : chain_range(a.work.k_tiles, a.work.chains, chain).count;
+    const bool more_chains = chain + 1 < chains;
+    if constexpr (kParts == 4) {
+      for (int k = 0; k < count; ++k) {
+        m.template step<0, 0>(k == 0, true);
+        m.template step<1, 1>(false, true);
+        m.template step<0, 2>(false, true);
+        m.template step<1, 3>(false, k + 1 < count || more_chains);
+      }
+    } else {
+      for (int k = 0; k < count; k += 2) {
+        m.template step<0, 0>(k == 0, k + 1 < count || more_chains);
+        if (k + 1 < count) m.template step<1, 0>(false, k + 2 < count || more_chains);
+      }
+    }
+    m.add_up(chain == 0);
+    if (kParts == 1 && count % 2 == 1) {  // the next chain's first fragments move over
+#pragma unroll
+      for (int i = 0; i < 16; ++i) m.a[0][i / 4][i % 4] = m.a[1][i / 4][i % 4];
+    }
+  }
+}
+
+/// Sums straight from the registers that hold them.
+template <int NT>
+__device__ void write_direct(const Work& w, const Place& place, int token0,
+                             float (&total)[NT / 2]) {
+  if (place.tile < 0) return;
+  const Work::Matrix& m = w.matrix[place.matrix];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int n = 64 * place.tile + 16 * warp + lane / 4;
+#pragma unroll
+  for (int i = 0; i < NT / 2; ++i) {
+    const int token = token0 + i / 4 * 8 + 2 * (lane % 4) + i % 2, row = n + 8 * (i / 2 % 2);
+    if (token < w.rows && row < m.n)
+      store(w.epilogue, m.out, static_cast<long long>(token) * m.stride + row, total[i]);
+  }
+}
+/// Gate is the first warpgroup's, up the second's, register for register.
+template <int NT>
+__device__ void write_swiglu(const Work& w, const Place& place, int group, int token0, float* side,
+                             float (&total)[NT / 2]) {
+  const int thread = threadIdx.x % 128;
+  if (group == 1) {
+#pragma unroll
+    for (int i = 0; i < NT / 2; ++i) side[i * 128 + thread] = total[i];
+  }
+  asm volatile("bar.sync 1, 256;" ::: "memory");
+  if (group == 0) {
+#pragma unroll
+    for (int i = 0; i < NT / 2; ++i) total[i] = silu(total[i]) * side[i * 128 + thread];
+  }
+  asm volatile("bar.sync 2, 256;" ::: "memory");
+  if (group == 0) write_direct<NT>(w, place, token0, total);
+}
+/// One chain's sums to this block's shared memory, then a share of the tokens of all chains' sums.
+template <int NT>
+__device__ void write_split(const WgmmaArgs& a, int pair, int group, int token0, float* sums,
+                            const float (&total)[NT / 2]) {
+  const Work& w = a.work;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  asm volatile("bar.sync 1, 256;" ::: "memory");  // the rings are drained; sums take their place
+  const int row = 64 * group + 16 * warp + lane / 4;
+#pragma unroll
+  for (int i = 0; i < NT / 2; ++i)
+    sums[(i / 4 * 8 + 2 * (lane % 4) + i % 2) * kSumStride + row + 8 * (i / 2 % 2)] = total[i];
+  cluster_barrier();
+  const bool swiglu = w.epilogue == Epilogue::SWIGLU_F16;
+  const int chains = w.chains, share = NT / chains, quads = swiglu ? 16 : 32;
+  const unsigned sums_at = shared_address(sums);
+  const int thread = threadIdx.x - 128;
+  for (int i = thread; i < share * quads; i += 128 * kGroups) {
+    const int slot = static_cast<int>(cluster_rank()) * share + i / quads, quad = i % quads;
+    const unsigned at = sums_at + (slot * kSumStride + 4 * quad) * 4;
+    const auto add_up = [&](unsigned from) {
+      float4 sum = remote_float4(from, 0);
+      for (int c = 1; c < chains; ++c) {
+        const float4 v = remote_float4(from, c);
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      }
+      return sum;
+    };
+    float4 sum = add_up(at);
+    if (swiglu) {
+      const float4 up = add_up(at + 64 * 4);
+      sum.x = silu(sum.x) * up.x, sum.y = silu(sum.y) * up.y;
+      sum.z = silu(sum.z) * up.z, sum.w = silu(sum.w) * up.w;
+    }
+    const Place place = find_tile(a, kGroups * pair + quad / 16);
+    if (place.tile < 0 || token0 + slot >= w.rows) continue;
+    const Work::Matrix& m = w.matrix[place.matrix];
+    const int n = 64 * place.tile + 4 * (quad % 16);
+    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (n + j < m.n)
+        store(w.epilogue, m.out, static_cast<long long>(token0 + slot) * m.stride + n + j,
+              values[j]);
+  }
+}
+
+template <Layout L, int NT>
+__device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* weights,
+                                        unsigned tokens, unsigned barriers, float* side) {
+  const int group = static_cast<int>(threadIdx.x / 128) - 1, warp = threadIdx.x / 32 % 4;
+  Multiplier<L, NT> m;
+  m.w.barriers = barriers;
+  m.x.barriers = m.released.barriers = barriers + 16 * weight_stages(L, NT);
+  m.tokens = tokens;
+  m.weights = weights + (4 * group + warp) * subtile_bytes(L);
+  for (int item = first_item(a); item < a.items; item += item_step(a)) {
+    const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
+    multiply(a, m);
+    if (a.split) {
+      write_split<NT>(a, pair, group, token0,
+                      reinterpret_cast<float*>(const_cast<std::uint8_t*>(weights)), m.total);
+    } else if (a.work.epilogue == Epilogue::SWIGLU_F16) {
+      write_swiglu<NT>(a.work, {0, pair}, group, token0, side, m.total);
+    } else {
+      write_direct<NT>(a.work, find_tile(a, kGroups * pair + group), token0, m.total);
+    }
+  }
+}
+#endif  // sm_90a
+
+template <Layout L, int NT>
+__global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
+  extern __shared__ std::uint8_t raw[];
+  std::uint8_t* smem = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  float* side = reinterpret_cast<float*>(smem + shared_size(L, NT) - 1024 - side_bytes(NT));
+  const unsigned barriers = shared_address(side) + side_bytes(NT) - 1024;
+  // Tokens first: their swizzle wants 1,024-byte alignment. The sums of a split may cover both
+  // rings.
+  const unsigned tokens = shared_address(smem);
+  std::uint8_t* weights = smem + kXStages * x_stage(NT);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kWeightStages; ++i) {
+      barrier_init(barriers + 8 * i, 1);
+      barrier_init(barriers + 8 * (kWeightStages + i), 4 * kGroups);
+    }
+    for (int i = 0; i < kXStages; ++i) {
+      barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
+      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * kGroups);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x == 0) produce<L, NT>(a, shared_address(weights), tokens, barriers);
+    if (a.split) {
+      __syncwarp();
+      cluster_barrier();
+      cluster_barrier();
+    }
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    consume<L, NT>(a, weights, tokens, barriers, side);
+    if (a.split) cluster_barrier();  // no block leaves while others read its sums
+  }
+#endif
+}
+
+using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
+                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
+                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/// The driver's function, without linking the driver.
+cudaError_t find_encode(EncodeTiled& encode) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
+                                                             12000, cudaEnableDefault, &result);
+  if (error != cudaSuccess) return error;
+  if (result != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  encode = reinterpret_cast<EncodeTiled>(found);
+  return cudaSuccess;
+}
+cudaError_t map_tokens(CUtensorMap& map, const Work& w, int nt) {
+  EncodeTiled encode = nullptr;
+  const cudaError_t error = find_encode(encode);
+  if (error != cudaSuccess) return error;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(w.columns), static_cast<cuuint64_t>(w.rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(w.columns) * 2};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(nt)}, steps[2] = {1, 1};
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(w.x), sizes, strides,
+             box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+template <Layout L, int NT>
+cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
+  WgmmaArgs a{};
+  a.work = work;
+  for (int m = 0; m < work.n_matrices; ++m) a.tiles += (work.matrix[m].n + 63) / 64;
+  a.token_tiles = (work.rows + NT - 1) / NT;
+  a.items = (a.tiles + kGroups - 1) / kGroups * a.token_tiles;
+  const auto waves = [&](int blocks) {
+    return (blocks + device.multiprocessors - 1) / device.multiprocessors;
+  };
+  a.split = work.chains > 1 && waves(a.items * work.chains) < waves(a.items) * work.chains;
+  cudaError_t error = map_tokens(a.x, work, NT);
+  if (error != cudaSuccess) return error;
+  constexpr int kBytes = shared_size(L, NT);
+  error = cudaFuncSetAttribute(wgmma_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               kBytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchConfig_t config{};
+  config.gridDim = a.split ? a.items * work.chains : std::min(a.items, device.multiprocessors);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = work.chains;
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  config.attrs = &cluster;
+  config.numAttrs = a.split ? 1 : 0;
+  return cudaLaunchKernelEx(&config, wgmma_kernel<L, NT>, a);
+}
+
+template <Layout L>
+cudaError_t launch_rows(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
+  if (work.rows <= 32) return launch<L, 32>(work, device, stream);
+  if (work.rows <= 64) return launch<L, 64>(work, device, stream);
+  return launch<L, 128>(work, device, stream);
+}
+
+}  // namespace
+
+cudaError_t wgmma_matmul(Layout layout, const Work& work, const DeviceLimits& device,
+                         cudaStream_t stream) {
+  switch (layout) {
+#define HERD_LAYOUT(L) \
+  case Layout::L: return launch_rows<Layout::L>(work, device, stream);
+    HERD_LAYOUT(F16)
+    HERD_LAYOUT(Q8) HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M)
+        HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+#undef HERD_LAYOUT
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace herd::cuda
