@@ -78,7 +78,7 @@ struct StepLimits {
   std::int32_t max_logits = 0;   // the rest matters to backends that keep a step's data
   std::int32_t max_sequences = 0;
   std::int32_t vocab = 0;
-  std::int32_t heads = 0;
+  std::int32_t heads = 0, kv_heads = 0, head_size = 0;
 };
 
 /// `separate`: not the memory that programs run in.
@@ -266,8 +266,8 @@ class Backend {
 
 struct BackendOptions {
   DeviceType device = DeviceType::cpu;
-  int threads = 0;           // 0: the machine's cores
-  Isa isa = Isa::automatic;  // cpu only
+  int threads = 0;             // 0: the machine's cores
+  Isa isa = Isa::automatic;    // cpu only
   bool check_each_op = false;  // cuda: wait after every op, so that one that fails is named
 };
 

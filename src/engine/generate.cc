@@ -422,11 +422,11 @@ class Generation {
   std::vector<GenerateResult> results_;
   Sampler sampler_;
   std::vector<Running> running_;
-  std::vector<bool> taken_;    // places
+  std::vector<bool> taken_;  // places
   bool device_chooses_;
   std::vector<OpenRow> open_, newest_;  // of the step whose ids are not read yet; of this one
-  std::size_t next_ = 0;       // the first request not yet admitted
-  std::int32_t reserved_ = 0;  // pages set aside for running requests
+  std::size_t next_ = 0;                // the first request not yet admitted
+  std::int32_t reserved_ = 0;           // pages set aside for running requests
 };
 
 }  // namespace

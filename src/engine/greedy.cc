@@ -61,7 +61,7 @@ Status run(LlamaModel::Impl& impl, std::span<const TokenId> next, std::int32_t s
   for (std::int32_t step = 0; step < steps && status.ok(); ++step) {
     impl.start_step();
     for (std::size_t i = 0; i < next.size() && status.ok(); ++i) {
-      const TokenId id = step == 0     ? next[i]
+      const TokenId id = step == 0    ? next[i]
                          : !on_device ? answers[i].back()
                                       : -1 - static_cast<TokenId>(i);
       status = impl.add(static_cast<std::int32_t>(i), std::span(&id, 1), WantLogits::last);

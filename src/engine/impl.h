@@ -25,10 +25,10 @@ struct LlamaModel::Impl {
   std::string name;
   std::int64_t weight_bytes = 0;
   PagePool pool{0, 32};
-  std::vector<BlockTable> tables;  // one per place in the batch
-  std::int32_t active = 0;         // places in use: batch_size()
-  Batch batch;                     // the step being put together
-  std::vector<float> logits;       // [max_logits][vocab] of the last step, on the host
+  std::vector<BlockTable> tables;        // one per place in the batch
+  std::int32_t active = 0;               // places in use: batch_size()
+  Batch batch;                           // the step being put together
+  std::vector<float> logits;             // [max_logits][vocab] of the last step, on the host
   const float* device_logits = nullptr;  // of the last step
   std::uint64_t steps = 0, rows = 0;
 

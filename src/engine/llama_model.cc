@@ -34,8 +34,7 @@ void LlamaModel::Impl::enqueue_step() {
   rows += static_cast<std::uint64_t>(batch.n_rows());
 }
 
-Result<std::span<const float>> LlamaModel::Impl::read_logits(std::size_t first,
-                                                             std::size_t count) {
+Result<std::span<const float>> LlamaModel::Impl::read_logits(std::size_t first, std::size_t count) {
   const auto width = static_cast<std::size_t>(vocab());
   if (Status status =
           model->backend().download(logits.data() + first * width, device_logits + first * width,

@@ -128,7 +128,10 @@ class CudaAttention : public Cuda {
   static Dialogue dialogue(std::int32_t heads, std::int32_t kv_heads, std::int32_t size,
                            std::int32_t length, Random& random) {
     const auto n = static_cast<std::size_t>(length);
-    Dialogue d{heads, kv_heads, size, length,
+    Dialogue d{heads,
+               kv_heads,
+               size,
+               length,
                rounded(random.floats(n * static_cast<std::size_t>(heads * size))),
                rounded(random.floats(n * static_cast<std::size_t>(kv_heads * size), -3, 3)),
                rounded(random.floats(n * static_cast<std::size_t>(kv_heads * size))),
@@ -140,7 +143,8 @@ class CudaAttention : public Cuda {
     const KvType type = b.activation_bytes() == 4 ? KvType::f32 : KvType::f16;
     ASSERT_TRUE(b.create_kv({1, d.kv_heads, d.size, 32, (d.length + 31) / 32, type}).ok());
     StepLimits limits{d.length, 512, d.length};
-    limits.max_sequences = 4, limits.heads = d.heads;
+    limits.max_sequences = 4, limits.heads = d.heads, limits.kv_heads = d.kv_heads;
+    limits.head_size = d.size;
     ASSERT_TRUE(b.reserve_scratch(limits).ok());
   }
   /// Stores rows [first, end) and attends them.
@@ -155,7 +159,8 @@ class CudaAttention : public Cuda {
     float *dk = put(b, k), *dv = put(b, v);
     void *dq = activations(b, q), *out = activations(b, std::vector<float>(q.size(), kPoison));
     b.begin_step(batch);
-    b.rope_store({nullptr, dk, dv, nullptr, nullptr, end - first, d.heads, d.kv_heads, d.size, 0, 0});
+    b.rope_store(
+        {nullptr, dk, dv, nullptr, nullptr, end - first, d.heads, d.kv_heads, d.size, 0, 0});
     b.attention({dq, out, 0, d.heads, 0.125f});
     b.end_step();
     auto result = values_of(b, out, q.size());

@@ -28,7 +28,8 @@ class CudaSampling : public testing::Test {
     EXPECT_TRUE(p.ok());
     backend_->upload(*p, logits.data(), std::ssize(logits) * 4);
     Batch batch;
-    batch.ids.resize(how.size()), batch.positions.resize(how.size()), batch.slots.resize(how.size());
+    batch.ids.resize(how.size()), batch.positions.resize(how.size()),
+        batch.slots.resize(how.size());
     batch.logit_rows.resize(how.size());
     batch.sampling = how;
     const StepRows step = backend_->begin_step(batch);
@@ -82,15 +83,14 @@ TEST_F(CudaSampling, ChoosesAsTheHost) {
       for (std::size_t r = 0; r < how.size(); ++r) {
         const auto row = std::span(logits).subspan(r * static_cast<std::size_t>(vocab),
                                                    static_cast<std::size_t>(vocab));
-        const auto wanted =
-            sampler.sample(row, params_of(how[r]), {}, how[r].position, false);
+        const auto wanted = sampler.sample(row, params_of(how[r]), {}, how[r].position, false);
         ASSERT_TRUE(wanted.ok());
         ++checked;
         if (got[r] == wanted->id) continue;
         ++different;
         ADD_FAILURE() << "vocab " << vocab << " kind " << kind << " T " << how[r].temperature
-                      << " k " << how[r].top_k << " p " << how[r].top_p << " min_p "
-                      << how[r].min_p << ": " << got[r] << ", host " << wanted->id;
+                      << " k " << how[r].top_k << " p " << how[r].top_p << " min_p " << how[r].min_p
+                      << ": " << got[r] << ", host " << wanted->id;
       }
     }
   }
@@ -99,8 +99,8 @@ TEST_F(CudaSampling, ChoosesAsTheHost) {
 
 TEST_F(CudaSampling, WhatIsNotFiniteHasNoChoice) {
   const float nan = std::nanf("");
-  std::vector<float> logits = {1, 2, 3, 1, nan, 3, kInfinity, 0, 0, -kInfinity, -kInfinity,
-                               -kInfinity, -kInfinity, 5, -kInfinity};
+  std::vector<float> logits = {1, 2,          3,          1,          nan,        3, kInfinity, 0,
+                               0, -kInfinity, -kInfinity, -kInfinity, -kInfinity, 5, -kInfinity};
   const std::vector<SamplingRow> how(5);
   EXPECT_EQ(choose(logits, 3, how), (std::vector<TokenId>{2, -1, -1, -1, 1}));
 }

@@ -128,7 +128,8 @@ TEST_P(Bits, EveryPositionOfEveryBatchSize) {
   std::vector<std::int32_t> sizes;
   for (std::int32_t size = 1; size <= 33; quick() ? size += 16 : ++size) sizes.push_back(size);
   if (GetParam().type == DeviceType::cuda)
-    for (const std::int32_t size : {63, 64, 65, 100, 128, 129, 200, 255, 256}) sizes.push_back(size);
+    for (const std::int32_t size : {63, 64, 65, 100, 128, 129, 200, 255, 256})
+      sizes.push_back(size);
   for (const std::int32_t size : sizes) {
     std::vector<std::size_t> chosen;
     std::vector<std::vector<TokenId>> batch;

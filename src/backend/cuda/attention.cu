@@ -88,12 +88,11 @@ __device__ bool all_done(std::int32_t* counter, int done, int n_splits, int lane
 template <int Size>
 __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, int kv_head,
                          std::uint32_t shared, int lane) {
-  const BatchSequence s = a.step.sequences[item.sequence];
+  const BatchSequence s = item.sequence;
   const Setting<Size> in = setting<Size>(a, s, kv_head);
-  const PairRow rows[2] = {pair_row(s, item.first_pair + lane / 4, in.group, kv_head, a.heads,
-                                    a.pool.head_size),
-                           pair_row(s, item.first_pair + lane / 4 + 8, in.group, kv_head, a.heads,
-                                    a.pool.head_size)};
+  const PairRow rows[2] = {
+      pair_row(s, item.first_pair + lane / 4, in.group, kv_head, a.heads, a.pool.head_size),
+      pair_row(s, item.first_pair + lane / 4 + 8, in.group, kv_head, a.heads, a.pool.head_size)};
   const int visible[2] = {rows[0].visible, rows[1].visible};
   const int last_row = min(s.n_rows - 1, (item.first_pair + kWarpRows - 1) / in.group);
   const int n_keys = s.kv_length - s.n_rows + last_row + 1;
@@ -109,10 +108,11 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
   load_queries<Size>(a.q, rows, a.pool.head_size, lane, q);
   Span<Size> split, total;
   split.clear(), total.clear();
-  float* partial = item.slot < 0 ? nullptr
-                                 : a.partials + (static_cast<std::int64_t>(item.slot) * a.pool.kv_heads +
-                                                 kv_head) *
-                                                    partial_floats(Size);
+  float* partial =
+      item.slot < 0
+          ? nullptr
+          : a.partials + (static_cast<std::int64_t>(item.slot) * a.pool.kv_heads + kv_head) *
+                             partial_floats(Size);
   for (int t = first; t < end; ++t) {
     copies_wait<1>();
     __syncwarp();
@@ -155,9 +155,12 @@ template <int Size>
 __global__ void __launch_bounds__(32) attend_few(AttentionLaunch a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int work = a.step.counts->few_items * a.pool.kv_heads;
-  for (int w = blockIdx.x; w < work; w += gridDim.x)
-    one_item<Size>(a, a.step.few[w / a.pool.kv_heads], w % a.pool.kv_heads,
-                   shared_address(shared), threadIdx.x);
+  // The first item is read beside the count, not after it: there is always room for one.
+  AttentionItem item = a.step.few[blockIdx.x / a.pool.kv_heads];
+  for (int w = blockIdx.x; w < work; w += gridDim.x) {
+    if (w != blockIdx.x) item = a.step.few[w / a.pool.kv_heads];
+    one_item<Size>(a, item, w % a.pool.kv_heads, shared_address(shared), threadIdx.x);
+  }
 }
 
 // ---- many rows ----
@@ -169,7 +172,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) attend_many(AttentionLaunch 
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, kv_head = blockIdx.x;
   const AttentionItem item = a.step.many[blockIdx.y];
-  const BatchSequence s = a.step.sequences[item.sequence];
+  const BatchSequence s = item.sequence;
   const Setting<Size> in = setting<Size>(a, s, kv_head);
   const int first_pair = item.first_pair + warp * kWarpRows;
   const PairRow rows[2] = {

@@ -88,8 +88,7 @@ __device__ inline float value_256(quant::Type type, const void* row, int k) {
   switch (type) {
     case Type::Q2_K: {
       const auto* b = block_at<BlockQ2_K>(row, k, 256);
-      const int code =
-          b->qs[j16 / 8 * 32 + j16 % 2 * 16 + i % 16] >> (j16 % 8 / 2 * 2) & 3;
+      const int code = b->qs[j16 / 8 * 32 + j16 % 2 * 16 + i % 16] >> (j16 % 8 / 2 * 2) & 3;
       return half_bits(load_u16(&b->d)) * static_cast<float>(b->scales[j16] & 15) *
                  static_cast<float>(code) -
              half_bits(load_u16(&b->dmin)) * static_cast<float>(b->scales[j16] >> 4);
@@ -111,8 +110,8 @@ __device__ inline float value_256(quant::Type type, const void* row, int k) {
     case Type::Q5_K: {
       const auto* b = block_at<BlockQ5_K>(row, k, 256);
       const DeviceScaleMin s = scale_min_k4(b->scales, j32);
-      const int code = (b->qs[j32 / 2 * 32 + i % 32] >> (j32 % 2 * 4) & 15) |
-                       (b->qh[i % 32] >> j32 & 1) << 4;
+      const int code =
+          (b->qs[j32 / 2 * 32 + i % 32] >> (j32 % 2 * 4) & 15) | (b->qh[i % 32] >> j32 & 1) << 4;
       return half_bits(load_u16(&b->d)) * s.scale * static_cast<float>(code) -
              half_bits(load_u16(&b->dmin)) * s.min;
     }

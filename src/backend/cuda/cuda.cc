@@ -33,8 +33,7 @@ constexpr std::int64_t kSlabBytes = std::int64_t{16} << 20;  // raw weights on t
 constexpr std::int64_t kPackedRows = 64;                     // pack() takes multiples of it
 
 Error no_memory(std::string_view what, std::int64_t bytes) {
-  return {Code::resource_exhausted,
-          fmt::format("{}: no device memory for {} bytes", what, bytes)};
+  return {Code::resource_exhausted, fmt::format("{}: no device memory for {} bytes", what, bytes)};
 }
 
 std::int64_t slab_rows(std::int64_t row_bytes) {
@@ -61,8 +60,8 @@ Status CudaBackend::open(bool check_each_op) {
             fmt::format("device cuda: {} has compute capability {}.{}, 8.0 is the least",
                         properties.name, properties.major, properties.minor)};
   multiprocessors_ = properties.multiProcessorCount;
-  description_ = fmt::format("cuda {}, compute capability {}.{}", properties.name,
-                             properties.major, properties.minor);
+  description_ = fmt::format("cuda {}, compute capability {}.{}", properties.name, properties.major,
+                             properties.minor);
   note(cudaSetDevice(0), "open");
   note(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   const cudaError_t prepared = prepare_attention();
@@ -373,7 +372,9 @@ void CudaBackend::apply_attention(const ApplyAttentionArgs& args) {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendOptions& options) {
   auto backend = std::make_unique<cuda::CudaBackend>();
-  if (Status status = backend->open(options.check_each_op || environment_flag("HERD_CUDA_CHECK")); !status.ok()) return status.error();
+  if (Status status = backend->open(options.check_each_op || environment_flag("HERD_CUDA_CHECK"));
+      !status.ok())
+    return status.error();
   return std::unique_ptr<Backend>(std::move(backend));
 }
 

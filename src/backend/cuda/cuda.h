@@ -103,7 +103,13 @@ class CudaBackend final : public Backend {
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
   Status read_rows(const MatrixSource& source, Matrix& m);
 
+  /// Memory of the ops, in bytes, and how many split results and counters it holds.
+  struct Scratch {
+    std::int64_t partials = 0, counters = 0, sampling = 0, n_partials = 0, n_counters = 0;
+  };
+
   // ---- step.cc ----
+  Scratch scratch_for(const StepLimits& limits) const;
   struct StepOffsets;
   static StepOffsets step_offsets(const StepRoom& room);
   StepRoom step_room(const StepLimits& limits) const;
@@ -141,7 +147,7 @@ class CudaBackend final : public Backend {
 
   DeviceBytes workspace_, partials_, counters_memory_, sample_scratch_;
   std::int64_t workspace_size_ = 0;
-  std::int64_t n_partials_ = 0, n_counters_ = 0;
+  Scratch scratch_;
   StepLimits limits_;
 
   // The step under way.
@@ -151,7 +157,7 @@ class CudaBackend final : public Backend {
   std::array<InFlight, 2> in_flight_;
   std::uint64_t steps_ = 0, sampled_steps_ = 0, read_steps_ = 0;
   std::vector<AttentionItem> few_, many_;
-  std::int32_t few_blocks_ = 0, counters_used_ = 0, partials_used_ = 0;
+  std::int32_t few_blocks_ = 0;
   std::int32_t step_samples_ = 0;  // ids this step chooses
 
   struct Recorded {

@@ -40,8 +40,8 @@ struct AttentionLaunch {
   LayerPool pool;
   StepView step;
   std::int32_t heads;
-  float scale_log2;  // scale * log2(e)
-  float* partials;   // [slots][kv_heads][partial_floats]
+  float scale_log2;        // scale * log2(e)
+  float* partials;         // [slots][kv_heads][partial_floats]
   std::int32_t* counters;  // [tiles][kv_heads], zero between steps
 };
 /// Head sizes attention is compiled for: the least that holds `head_size`, or 0.

@@ -28,9 +28,9 @@ __device__ void put(__half* out, float x) {
 }
 
 template <class Out>
-__global__ void __launch_bounds__(kThreads) rms_norm(const float* x, const float* weight, Out* out,
-                                                     const std::int32_t* rows, int columns,
-                                                     float epsilon) {
+__global__ void __launch_bounds__(kThreads)
+    rms_norm(const float* x, const float* weight, Out* out, const std::int32_t* rows, int columns,
+             float epsilon) {
   const std::int64_t from = rows == nullptr ? blockIdx.x : rows[blockIdx.x];
   x += from * columns;
   out += static_cast<std::int64_t>(blockIdx.x) * columns;
@@ -91,8 +91,8 @@ void launch_rms_norm(const RmsNormArgs& a, const StepView& step, cudaStream_t st
     rms_norm<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<float*>(a.out), rows,
                                               a.columns, a.epsilon);
   else if (a.columns % 4 == 0 && a.columns <= 4 * kThreads * kQuads)
-    rms_norm_wide<<<a.rows, kThreads, 0, stream>>>(
-        a.x, a.weight, static_cast<__half*>(a.out), rows, a.columns, a.epsilon);
+    rms_norm_wide<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<__half*>(a.out), rows,
+                                                   a.columns, a.epsilon);
   else
     rms_norm<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<__half*>(a.out), rows,
                                               a.columns, a.epsilon);

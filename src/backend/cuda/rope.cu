@@ -25,8 +25,7 @@ __global__ void rope_store(RopeStoreArgs args, LayerPool pool, StepView step) {
     const int j = i < n_q ? i : i < n_q + n_k ? i - n_q : i - n_q - n_k;
     const int head = j / half, d = j % half * 2;
     const int heads = i < n_q ? args.heads : args.kv_heads;
-    const std::int64_t at =
-        (static_cast<std::int64_t>(row) * heads + head) * args.head_size + d;
+    const std::int64_t at = (static_cast<std::int64_t>(row) * heads + head) * args.head_size + d;
     const float* from = i < n_q ? args.q : i < n_q + n_k ? args.k : args.v;
     Pair x = {from[at], from[at + 1]};
     if (i < n_q + n_k && d < args.rope_size) {
@@ -56,8 +55,7 @@ void launch_rope_store(const RopeStoreArgs& args, const LayerPool& pool, const S
                        cudaStream_t stream) {
   if (args.rows == 0) return;
   const int pairs = (args.heads + 2 * args.kv_heads) * args.head_size / 2;
-  const dim3 grid(static_cast<unsigned>(args.rows),
-                  static_cast<unsigned>((pairs + 1023) / 1024));
+  const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>((pairs + 1023) / 1024));
   rope_store<<<grid, 256, 0, stream>>>(args, pool, step);
 }
 

@@ -1,5 +1,5 @@
-// The next id of each logits row. The rules of src/sample/sampler.cc; weights are integers of 2^-40,
-// so that sums do not depend on the order in which threads add.
+// The next id of each logits row. The rules of src/sample/sampler.cc; weights are integers of
+// 2^-40, so that sums do not depend on the order in which threads add.
 #include "backend/cuda/kernels.h"
 #include "base/rng.h"
 
@@ -69,9 +69,7 @@ struct Kept {
   int last_id = 0x7fffffff;
   u64 least = 0;  // weight
 
-  __device__ bool holds(unsigned k, int id) const {
-    return k > key || (k == key && id <= last_id);
-  }
+  __device__ bool holds(unsigned k, int id) const { return k > key || (k == key && id <= last_id); }
 };
 
 struct Row {
@@ -85,8 +83,8 @@ struct Row {
     if (!(y > -45.0)) return 0;
     const double n = rint(y);
     const float p = expf(static_cast<float>((y - n) * 0.6931471805599453));
-    return __double2ull_rn(static_cast<double>(p) * __longlong_as_double(
-                               (1023ll + 40 + static_cast<long long>(n)) << 52));
+    return __double2ull_rn(static_cast<double>(p) *
+                           __longlong_as_double((1023ll + 40 + static_cast<long long>(n)) << 52));
   }
 };
 
@@ -156,8 +154,8 @@ __device__ Threshold find_threshold(const Row& row, const Kept& kept, u64 target
   return {prefix, target};
 }
 
-/// The id, ascending, with which the running sum of mass(i) passes `target`. Each warp sums a run of
-/// ids; the one where it happens walks its run again. REQUIRES: the sum of all > target.
+/// The id, ascending, with which the running sum of mass(i) passes `target`. Each warp sums a run
+/// of ids; the one where it happens walks its run again. REQUIRES: the sum of all > target.
 template <class Mass>
 __device__ int find_id(int vocab, u64 target, Mass&& mass, Shared& shared) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -240,8 +238,8 @@ __device__ int draw(const Row& row, const SamplingRow& how, Shared& shared) {
   return find_id(row.vocab, target, weight_of, shared);
 }
 
-__global__ void __launch_bounds__(kThreads) choose(const float* logits, int vocab,
-                                                   const u64* slices, StepView step) {
+__global__ void __launch_bounds__(kThreads)
+    choose(const float* logits, int vocab, const u64* slices, StepView step) {
   __shared__ Shared shared;
   const int row = blockIdx.x;
   u64 best = 0;
@@ -252,10 +250,10 @@ __global__ void __launch_bounds__(kThreads) choose(const float* logits, int voca
   if (best == ~u64{0} || key == key_of(kNothing))
     id = -1;
   else if (how.temperature > 0)
-    id = draw({logits + static_cast<std::int64_t>(row) * vocab, vocab,
-               static_cast<double>(value_of(key)),
-               1.4426950408889634 / static_cast<double>(how.temperature)},
-              how, shared);
+    id = draw(
+        {logits + static_cast<std::int64_t>(row) * vocab, vocab, static_cast<double>(value_of(key)),
+         1.4426950408889634 / static_cast<double>(how.temperature)},
+        how, shared);
   if (threadIdx.x == 0) step.sampled[row] = id;
 }
 

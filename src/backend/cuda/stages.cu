@@ -78,9 +78,9 @@ __global__ void apply_attention(ApplyAttentionArgs a) {
   const float* weights = a.weights + ((b * a.heads + h) * a.queries + i) * a.keys;
   float sum = 0;
   for (i64 j = 0; j < a.keys; ++j)
-    sum = fmaf(
-        weights[j],
-        a.v[((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size + d], sum);
+    sum = fmaf(weights[j],
+               a.v[((b * a.keys + j) * a.kv_heads + h / (a.heads / a.kv_heads)) * a.head_size + d],
+               sum);
   a.out[at] = sum;
 }
 

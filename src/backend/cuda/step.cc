@@ -37,7 +37,7 @@ bool StepRoom::holds(const StepRoom& o) const {
 /// Where each part lies; `fixed` bytes from the start go to the device every step, of the parts
 /// behind it only what is used.
 struct CudaBackend::StepOffsets {
-  std::int64_t ids, positions, slots, logit_rows, sampling, sequences, fixed, few, many, pages,
+  std::int64_t ids, positions, slots, logit_rows, sampling, fixed, few, many, pages,
       sampled, bytes;
 };
 
@@ -53,7 +53,6 @@ CudaBackend::StepOffsets CudaBackend::step_offsets(const StepRoom& r) {
   take(o.slots, 4 * r.rows);
   take(o.logit_rows, 4 * r.logits);
   take(o.sampling, r.logits * std::int64_t{sizeof(SamplingRow)});
-  take(o.sequences, r.sequences * std::int64_t{sizeof(BatchSequence)});
   o.fixed = at;
   take(o.few, r.items * std::int64_t{sizeof(AttentionItem)});
   take(o.many, r.items * std::int64_t{sizeof(AttentionItem)});
@@ -72,43 +71,45 @@ StepRoom CudaBackend::step_room(const StepLimits& l) const {
   room.sequences = l.max_sequences > 0 ? l.max_sequences : l.max_rows;
   const std::int64_t per_sequence = pieces(l.max_context, kGroupedPages);
   room.pages = std::min(room.sequences * per_sequence, std::int64_t{1} << 20);
-  const std::int64_t group = std::max(1, l.heads / std::max(1, kv_.kv_heads));
+  const std::int64_t group = std::max(1, l.heads / std::max(1, l.kv_heads));
   // Warps' items: a few for each of the device's; blocks': 128 pairs each, the last part full.
   room.items = room.sequences + 4 * std::int64_t{32} * multiprocessors_ +
                pieces(l.max_rows * group, kPrefillRows);
   return room;
 }
 
-std::int64_t CudaBackend::scratch_bytes(const StepLimits& l) const {
+CudaBackend::Scratch CudaBackend::scratch_for(const StepLimits& l) const {
   const std::int64_t sequences = l.max_sequences > 0 ? l.max_sequences : l.max_rows;
-  const std::int64_t splits = sequences * pieces(l.max_context, kSplitKeys);
-  const std::int64_t most = 128 * partial_floats(128);  // not yet known: kv heads and their size
-  return step_offsets(step_room(l)).bytes + std::min(kPartialBytes, splits * most) +
-         sequences * 128 * 4 + sample_scratch_bytes(std::max(l.max_logits, l.max_rows));
+  const std::int64_t kv_heads = std::max(1, l.kv_heads);
+  const std::int64_t slot = 4 * kv_heads * partial_floats(attention_stride(l.head_size));
+  Scratch s = {};
+  s.n_partials = std::min(kPartialBytes / slot, sequences * pieces(l.max_context, kSplitKeys));
+  s.n_counters = sequences;
+  s.partials = s.n_partials * slot;
+  s.counters = s.n_counters * kv_heads * 4;
+  s.sampling = sample_scratch_bytes(std::max(l.max_logits, l.max_rows));
+  return s;
+}
+
+std::int64_t CudaBackend::scratch_bytes(const StepLimits& l) const {
+  const Scratch s = scratch_for(l);
+  return step_offsets(step_room(l)).bytes + s.partials + s.counters + s.sampling;
 }
 
 Status CudaBackend::reserve_scratch(const StepLimits& limits) {
   slab_.reset(), raw_slab_.reset();  // loading is over
+  drop_graphs();
   limits_ = limits;
-  const std::int64_t sequences =
-      limits.max_sequences > 0 ? limits.max_sequences : limits.max_rows;
-  const std::int64_t kv_heads = std::max(1, kv_.kv_heads);
-  const std::int64_t slot_bytes = 4 * kv_heads * partial_floats(std::max(32, kv_stride_));
-  n_partials_ = std::min(kPartialBytes / slot_bytes,
-                         sequences * pieces(limits.max_context, kSplitKeys));
-  n_counters_ = sequences;
   if (const StepRoom room = step_room(limits); !room_.holds(room))
     if (Status status = make_step_room(room); !status.ok()) return status;
-  drop_graphs();
-  partials_ = allocate_device(n_partials_ * slot_bytes);
-  counters_memory_ = allocate_device(n_counters_ * kv_heads * 4);
-  const std::int64_t sampling = sample_scratch_bytes(
-      static_cast<std::int32_t>(std::max(room_.logits, room_.rows)));
-  sample_scratch_ = allocate_device(sampling);
+  scratch_ = scratch_for(limits);
+  partials_ = allocate_device(scratch_.partials);
+  counters_memory_ = allocate_device(scratch_.counters);
+  sample_scratch_ = allocate_device(scratch_.sampling);
   if (partials_ == nullptr || counters_memory_ == nullptr || sample_scratch_ == nullptr)
-    return {Code::resource_exhausted, fmt::format("scratch: no device memory for {} bytes",
-                                                  scratch_bytes(limits))};
-  note(cudaMemsetAsync(counters_memory_.get(), 0, static_cast<std::size_t>(n_counters_ * kv_heads * 4),
+    return {Code::resource_exhausted,
+            fmt::format("scratch: no device memory for {} bytes", scratch_bytes(limits))};
+  note(cudaMemsetAsync(counters_memory_.get(), 0, static_cast<std::size_t>(scratch_.counters),
                        stream_),
        "scratch");
   return status_;
@@ -139,7 +140,6 @@ Status CudaBackend::make_step_room(const StepRoom& room) {
   part(view_.slots, o.slots);
   part(view_.logit_rows, o.logit_rows);
   part(view_.sampling, o.sampling);
-  part(view_.sequences, o.sequences);
   part(view_.few, o.few);
   part(view_.many, o.many);
   part(view_.block_table, o.pages);
@@ -155,27 +155,25 @@ void CudaBackend::plan_attention(const Batch& batch) {
   if (kv_.kv_heads == 0 || limits_.heads == 0) return;
   const std::int32_t group = limits_.heads / kv_.kv_heads;
   std::int64_t splits = 0;
-  for (std::int32_t i = 0; i < static_cast<std::int32_t>(batch.sequences.size()); ++i) {
-    const BatchSequence& s = batch.sequences[static_cast<std::size_t>(i)];
+  for (const BatchSequence& s : batch.sequences) {
     const std::int32_t pairs = s.n_rows * group;
     if (pairs <= kWarpRows) {
       const std::int32_t n = pieces(s.kv_length, kSplitKeys);
-      few_.push_back({i, 0, 0, n, n, 0, -1, 0});
+      few_.push_back({s, 0, 0, n, n, 0, -1, {}});
       splits += n;
       continue;
     }
     for (std::int32_t first = 0; first < pairs; first += kPrefillRows)
-      many_.push_back({i, first, 0, 0, 0, 0, -1, 0});
+      many_.push_back({s, first, 0, 0, 0, 0, -1, {}});
   }
   // Those that see the most keys first, so that no long one is left for the end.
   const auto keys = [&](const AttentionItem& item) {
-    const BatchSequence& s = batch.sequences[static_cast<std::size_t>(item.sequence)];
+    const BatchSequence& s = item.sequence;
     const std::int32_t last = std::min(s.n_rows, (item.first_pair + kPrefillRows) / group);
     return s.kv_length - s.n_rows + last;
   };
-  std::stable_sort(many_.begin(), many_.end(), [&](const auto& a, const auto& b) {
-    return keys(a) > keys(b);
-  });
+  std::stable_sort(many_.begin(), many_.end(),
+                   [&](const auto& x, const auto& y) { return keys(x) > keys(y); });
   if (!few_.empty()) plan_few(batch, splits);
 }
 
@@ -190,7 +188,7 @@ void CudaBackend::plan_few(const Batch&, std::int64_t splits) {
   few_.clear();
   std::int32_t slot = 0, tile = 0;
   for (AttentionItem item : whole) {
-    if (item.n_splits <= each || slot + item.n_splits > n_partials_ || tile >= n_counters_) {
+    if (item.n_splits <= each || slot + item.n_splits > scratch_.n_partials || tile >= scratch_.n_counters) {
       few_.push_back(item);
       continue;
     }
@@ -236,7 +234,6 @@ void CudaBackend::write_step(const Batch& batch, std::int32_t rows, std::byte* t
   if (!batch.sampling.empty())
     std::fill_n(reinterpret_cast<SamplingRow*>(to + o.sampling) + batch.sampling.size(), extra,
                 SamplingRow{});
-  put(to + o.sequences, batch.sequences);
   put(to + o.few, few_);
   put(to + o.many, many_);
   put(to + o.pages, batch.block_table);

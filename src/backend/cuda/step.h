@@ -20,13 +20,15 @@ inline constexpr int kGroupedPages = 32;  // pages hold a multiple of this many 
 
 /// Work of one warp (few rows: splits [first, end) of them) or block (all splits).
 struct AttentionItem {
-  std::int32_t sequence, first_pair;  // pairs [first_pair, first_pair + 16 or 128)
+  BatchSequence sequence;   // a copy: one load less to wait for
+  std::int32_t first_pair;  // pairs [first_pair, first_pair + 16 or 128)
   std::int32_t first_split, end_split;
   std::int32_t n_splits;  // of these pairs in all
   std::int32_t tile;      // counter of the splits done
   std::int32_t slot;      // first of n_splits partial results, or -1: this item does all splits
-  std::int32_t unused;
+  std::int32_t unused[2];
 };
+static_assert(sizeof(AttentionItem) == 48);
 
 struct StepCounts {
   std::int32_t few_items;  // AttentionItems for warps
@@ -41,7 +43,6 @@ struct StepView {
   const std::int32_t* slots;  // -1: a row that is not of the batch
   const std::int32_t* logit_rows;
   const SamplingRow* sampling;
-  const BatchSequence* sequences;
   const AttentionItem* few;   // for warps
   const AttentionItem* many;  // for blocks
   const std::int32_t* block_table;
