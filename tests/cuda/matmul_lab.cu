@@ -77,7 +77,7 @@ __global__ void fill_blocks(std::uint8_t* raw, long long blocks, int bytes, Type
   const float u = 0.3f + (hash(seed * 31 + b) % 1000) * 0.001f;
   const auto half = [&](int offset, float v) {
     const unsigned short h = __half_as_ushort(__float2half_rn(v));
-    memcpy(at + offset, &h, 2);
+    *reinterpret_cast<unsigned short*>(at + offset) = h;
   };
   switch (type) {
     case Type::F32: {
@@ -191,12 +191,6 @@ void check_weights(Type type, Path path) {
   const int n = 200, k = herd::quant::type_info(type).block == 256 ? 512 : 608;
   const Matrix m = make_matrix(type, n, k, 77);
   const std::vector<float> w = exact_weights(m);
-  {
-    const auto raw = m.raw.host();
-    std::printf("%s:", std::string(herd::quant::type_info(type).name).c_str());
-    for (int i = 0; i < 24; ++i) std::printf(" %02x", raw[i]);
-    std::printf(" %g %g %g\n", w[0], w[1], w[2]);
-  }
   std::vector<__half> eye(static_cast<std::size_t>(k) * k, __float2half(0.0f));
   for (int i = 0; i < k; ++i) eye[static_cast<std::size_t>(i) * k + i] = __float2half(1.0f);
   Device<__half> x(eye.size());

@@ -1,10 +1,10 @@
 // Device layouts of weights and their way into matrix-unit fragments.
 //
-// A matrix is cut into tiles of 64 outputs by kTileK inputs, row of tiles after row of tiles; a
-// tile is four subtiles of 16 outputs. Within a subtile every lane of a warp finds the codes of its
-// own A fragments (m16n8k16: rows r = lane / 4 and r + 8, inputs 2c, 2c + 1, 2c + 8, 2c + 9 with c
-// = lane % 4) in its own 16-byte words, so one coalesced load feeds several matrix instructions.
-// Outputs past N and inputs past K hold zero codes and zero scales.
+// A matrix is cut into subtiles of 16 outputs by tile_k inputs; those of the same outputs stand one
+// after the other, and outputs are filled up to a multiple of 64. Within a subtile every lane of a
+// warp finds the codes of its own A fragments (m16n8k16: rows r = lane / 4 and r + 8, inputs 2c, 2c
+// + 1, 2c + 8, 2c + 9 with c = lane % 4) in its own 16-byte words, so one coalesced load feeds
+// several matrix instructions. Outputs past N and inputs past K hold zero codes and zero scales.
 //
 // How a code becomes a half: its bits are dropped into the mantissa of a half of known exponent
 // (1024 + q, or 1024 + 16 q for the upper nibbles), the bias is taken off exactly, then the scale
@@ -91,36 +91,10 @@ __device__ __forceinline__ Bits and_or(Bits a, Bits mask, Bits bits) {
 constexpr Bits kMagic = 0x64006400;  // 1024, 1024
 constexpr Bits kLow = 0x000F000F, kHigh = 0x00F000F0;
 
-/// Where a subtile is read from: global memory, streamed past the L1 cache (and only if `want`,
-/// without a branch), or shared memory.
-struct FromGlobal {
-  bool want;
-  __device__ __forceinline__ void load(uint4& v, const std::uint8_t* at) const {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %5, 0;\n"
-        "@p ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];}"
-        : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-        : "l"(at), "r"(static_cast<int>(want)));
-  }
-  __device__ __forceinline__ void load(uint2& v, const std::uint8_t* at) const {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %3, 0;\n"
-        "@p ld.global.nc.v2.u32 {%0,%1}, [%2];}"
-        : "+r"(v.x), "+r"(v.y)
-        : "l"(at), "r"(static_cast<int>(want)));
-  }
-  __device__ __forceinline__ void load(Bits& v, const std::uint8_t* at) const {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0;\n@p ld.global.nc.u32 %0, [%1];}"
-                 : "+r"(v)
-                 : "l"(at), "r"(static_cast<int>(want)));
-  }
-};
-struct FromShared {
-  template <class T>
-  __device__ __forceinline__ void load(T& v, const std::uint8_t* at) const {
-    v = *reinterpret_cast<const T*>(at);
-  }
-};
+template <class T>
+__device__ __forceinline__ void read(T& to, const std::uint8_t* at) {
+  to = *reinterpret_cast<const T*>(at);
+}
 
 __device__ __forceinline__ Bits word(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
@@ -201,27 +175,18 @@ __device__ __forceinline__ __half2 byte_pair(Bits w) {
                     __float2half2_rn(-1024.0f));
 }
 
-// ---- one struct per layout. fragment(s) makes the four A registers of step s (16 inputs), steps
-// in ascending order; reload(s) fetches, of a lane's share of a subtile, what steps after s of the
-// one at hand do not read, so that every word is on its way again as soon as it is free ----
+// ---- one struct per layout. A subtile is taken in parts of 64 inputs, in ascending order: load()
+// reads a lane's share of part `part` from shared memory, fragment(s) makes the four A registers of
+// its step s (16 inputs), steps in ascending order too ----
 template <Layout L>
 struct Codec;
-
-/// A whole subtile.
-template <Layout L, class From>
-__device__ __forceinline__ void load_all(Codec<L>& codec, const From& from, const std::uint8_t* at,
-                                         int lane) {
-#pragma unroll
-  for (int s = 0; s < tile_k(L) / 16; ++s) codec.reload(s, from, at, lane);
-}
 
 template <>
 struct Codec<Layout::F16> {
   uint4 q[4];
-  template <class From>
-  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
-                                         int lane) {
-    from.load(q[s], at + 512 * s + 16 * lane);
+  __device__ __forceinline__ void load(const std::uint8_t* at, int, int lane) {
+#pragma unroll
+    for (int s = 0; s < 4; ++s) read(q[s], at + 512 * s + 16 * lane);
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     a[0] = q[s].x, a[1] = q[s].y, a[2] = q[s].z, a[3] = q[s].w;
@@ -232,11 +197,10 @@ template <>
 struct Codec<Layout::Q8> {
   uint4 q[2];
   uint2 d;
-  template <class From>
-  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
-                                         int lane) {
-    if (s % 2 == 1) from.load(q[s / 2], at + 512 * (s / 2) + 16 * lane);
-    if (s == 3) from.load(d, at + 1024 + 8 * (lane / 4));
+  __device__ __forceinline__ void load(const std::uint8_t* at, int, int lane) {
+    read(q[0], at + 16 * lane);
+    read(q[1], at + 512 + 16 * lane);
+    read(d, at + 1024 + 8 * (lane / 4));
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     __half2 codes[4];
@@ -251,15 +215,12 @@ struct Codec32 {
   uint4 q;
   Bits h;
   uint2 d, m;
-  template <class From>
-  __device__ __forceinline__ void reload(int s, const From& from, const std::uint8_t* at,
-                                         int lane) {
+  __device__ __forceinline__ void load(const std::uint8_t* at, int, int lane) {
     constexpr int kScales = 512 + (Five ? 128 : 0);
-    if (s != 3) return;
-    from.load(q, at + 16 * lane);
-    if (Five) from.load(h, at + 512 + 4 * lane);
-    from.load(d, at + kScales + 8 * (lane / 4));
-    if (Min) from.load(m, at + kScales + 64 + 8 * (lane / 4));
+    read(q, at + 16 * lane);
+    if (Five) read(h, at + 512 + 4 * lane);
+    read(d, at + kScales + 8 * (lane / 4));
+    if (Min) read(m, at + kScales + 64 + 8 * (lane / 4));
   }
   __device__ __forceinline__ void fragment(int s, Bits (&a)[4]) {
     __half2 codes[4];
@@ -322,32 +283,32 @@ struct MinScale {
 /// Q4_K, Q5_K (groups of 32 inputs) and Q2_K (groups of 16).
 template <bool Five, int GroupSteps>
 struct CodecMinK {
-  static constexpr int kGroups = 16 / GroupSteps;
-  uint4 q[4], h, s[kGroups / 4];
+  static constexpr int kGroups = 4 / GroupSteps;  // per part
+  uint4 q, s;
+  Bits h;
   uint2 d;
+  int part_;
   MinScale scale;
-  template <class From>
-  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
-                                         int lane) {
-    constexpr int kScales = 2048 + (Five ? 512 : 0), kScaleSteps = 4 * GroupSteps;
+  __device__ __forceinline__ void load(const std::uint8_t* at, int part, int lane) {
+    constexpr int kScales = 2048 + (Five ? 512 : 0);
     const int r = lane / 4;
-    if (step % 4 == 3) from.load(q[step / 4], at + 512 * (step / 4) + 16 * lane);
-    if (step % kScaleSteps == kScaleSteps - 1) {
-      const int i = step / kScaleSteps;
-      from.load(s[i], at + kScales + 4 * kGroups * r + 16 * i);
+    read(q, at + 512 * part + 16 * lane);
+    if (Five) read(h, at + 2048 + 128 * part + 4 * lane);
+    if (kGroups == 4) {
+      read(s, at + kScales + 128 * part + 16 * r);
+    } else {
+      uint2 pair;
+      read(pair, at + kScales + 64 * part + 8 * r);
+      s.x = pair.x, s.y = pair.y;
     }
-    if (step != 15) return;
-    if (Five) from.load(h, at + 2048 + 16 * lane);
-    from.load(d, at + kScales + 32 * kGroups + 8 * r);
+    part_ = part;
+    if (part == 0) read(d, at + kScales + 128 * kGroups + 8 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
-    if (step == 0) scale.superblock(d.x, d.y);
-    if (step % GroupSteps == 0) {
-      const int g = step / GroupSteps;
-      scale.group(word(s[g / 4], g % 4));
-    }
-    spread4(word(q[step / 4], step % 4), a);
-    if (Five) add_fifth(word(h, step / 4), step % 4, a);
+    if (step == 0 && part_ == 0) scale.superblock(d.x, d.y);
+    if (step % GroupSteps == 0) scale.group(word(s, step / GroupSteps));
+    spread4(word(q, step), a);
+    if (Five) add_fifth(h, step, a);
     scale.apply(a);
   }
 };
@@ -358,65 +319,61 @@ struct Codec<Layout::K5> : CodecMinK<true, 2> {};
 template <>
 struct Codec<Layout::K2> : CodecMinK<false, 1> {};
 
-/// Q6_K and Q3_K: w = d (sc (q - 32)), a signed scale per 16 inputs. sc (q - 32) is exact up to
-/// 2048 and rounded to even above.
+/// Signed scales come biased by 128, one byte each for rows r and r + 8; Odd: the upper pair of w.
+template <bool Odd>
+__device__ __forceinline__ __half2 signed_pair(Bits w) {
+  return __hadd2_rn(as_half2(__byte_perm(w, kMagic, Odd ? 0x7372 : 0x7170)),
+                    __float2half2_rn(-1152.0f));
+}
+/// a = d (sc q), the inner product exact up to 2048 and rounded to even above.
+__device__ __forceinline__ void scaled_twice(__half2 (&q)[4], __half2 sc, __half2 d, Bits (&a)[4]) {
+  scaled(q, sc, a);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) q[i] = as_half2(a[i]);
+  scaled(q, d, a);
+}
+
+/// Q6_K and Q3_K: w = d (sc (q - 32)), a signed scale per 16 inputs.
 template <>
 struct Codec<Layout::K6> {
-  uint4 q[4], h[2], s[2];
+  uint4 q;
+  uint2 h, s;
   Bits d;
-  template <class From>
-  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
-                                         int lane) {
+  __device__ __forceinline__ void load(const std::uint8_t* at, int part, int lane) {
     const int r = lane / 4;
-    if (step % 4 == 3) from.load(q[step / 4], at + 512 * (step / 4) + 16 * lane);
-    if (step % 8 == 7) {
-      from.load(h[step / 8], at + 2048 + 512 * (step / 8) + 16 * lane);
-      from.load(s[step / 8], at + 3072 + 32 * r + 16 * (step / 8));
-    }
-    if (step == 15) from.load(d, at + 3328 + 4 * r);
+    read(q, at + 512 * part + 16 * lane);
+    read(h, at + 2048 + 256 * part + 8 * lane);
+    read(s, at + 3072 + 64 * part + 8 * r);
+    read(d, at + 3328 + 4 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
     __half2 codes[4];
-    spread4(word(q[step / 4], step % 4), a);
-    add_sixth(word(h[step / 8], step % 8 / 2), step % 2, a);
+    spread4(word(q, step), a);
+    add_sixth(word(h, step / 2), step % 2, a);
     exact_codes<32>(a, codes);
-    // Scales are kept biased by 128: (step even: bytes 0, 1; odd: 2, 3) of rows r, r + 8.
-    const Bits pair = word(s[step / 8], step % 8 / 2);
-    const __half2 sc = __hadd2_rn(as_half2(__byte_perm(pair, kMagic, step % 2 ? 0x7372 : 0x7170)),
-                                  __float2half2_rn(-1152.0f));
-    Bits t[4];
-    scaled(codes, sc, t);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) codes[i] = as_half2(t[i]);
-    scaled(codes, as_half2(d), a);
+    const Bits pairs = word(s, step / 2);
+    const __half2 sc = step % 2 ? signed_pair<true>(pairs) : signed_pair<false>(pairs);
+    scaled_twice(codes, sc, as_half2(d), a);
   }
 };
 
 /// IQ4_XS as 8-bit values with a signed scale per 32 inputs.
 template <>
 struct Codec<Layout::K8> {
-  uint4 q[8], s;
-  Bits d;
-  template <class From>
-  __device__ __forceinline__ void reload(int step, const From& from, const std::uint8_t* at,
-                                         int lane) {
-    if (step % 2 == 1) from.load(q[step / 2], at + 512 * (step / 2) + 16 * lane);
-    if (step != 15) return;
-    from.load(s, at + 4096 + 16 * (lane / 4));
-    from.load(d, at + 4224 + 4 * (lane / 4));
+  uint4 q[2];
+  Bits s, d;
+  __device__ __forceinline__ void load(const std::uint8_t* at, int part, int lane) {
+    const int r = lane / 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) read(q[i], at + 1024 * part + 512 * i + 16 * lane);
+    read(s, at + 4096 + 32 * part + 4 * r);
+    read(d, at + 4224 + 4 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
     __half2 codes[4];
     exact_bytes(word(q[step / 2], step % 2 * 2), word(q[step / 2], step % 2 * 2 + 1), codes);
-    const int g = step / 2;
-    const __half2 sc =
-        __hadd2_rn(as_half2(__byte_perm(word(s, g / 2), kMagic, g % 2 ? 0x7372 : 0x7170)),
-                   __float2half2_rn(-1152.0f));
-    Bits t[4];
-    scaled(codes, sc, t);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) codes[i] = as_half2(t[i]);
-    scaled(codes, as_half2(d), a);
+    const __half2 sc = step / 2 ? signed_pair<true>(s) : signed_pair<false>(s);
+    scaled_twice(codes, sc, as_half2(d), a);
   }
 };
 

@@ -49,22 +49,32 @@ cudaError_t device_limits(DeviceLimits& limits) {
   return error;
 }
 
-cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& limits,
-                cudaStream_t stream) {
+template <Layout L>
+cudaError_t run_layout(Path path, const Work& work, const DeviceLimits& limits,
+                       cudaStream_t stream) {
   const bool can = limits.major == 9 && limits.minor == 0;
   if (path == Path::wgmma && !can) return cudaErrorInvalidDevice;
   if (path == Path::wgmma || (path == Path::automatic && can && work.rows > 16))
-    return wgmma_matmul(layout, work, limits, stream);
-  return stream_matmul(layout, work, limits, stream);
+    return wgmma_matmul<L>(work, limits, stream);
+  return stream_matmul<L>(work, limits, stream);
+}
+cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& limits,
+                cudaStream_t stream) {
+  switch (layout) {
+#define HERD_LAYOUT(L) \
+  case Layout::L: return run_layout<Layout::L>(path, work, limits, stream);
+    HERD_LAYOUT(F16)
+    HERD_LAYOUT(Q8) HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M)
+        HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+#undef HERD_LAYOUT
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
 int chains(quant::Type type, int rows, int columns) {
-#ifndef HERD_CHAINS_SMALL
-#define HERD_CHAINS_SMALL 4
-#endif
-  const int wanted = rows <= 8192 ? HERD_CHAINS_SMALL : rows <= 32768 ? 2 : 1;
+  const int wanted = rows <= 8192 ? 4 : rows <= 32768 ? 2 : 1;
   const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
   int c = 1;
   while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;

@@ -35,10 +35,11 @@ struct DeviceLimits {
   int multiprocessors, shared_bytes, major, minor;
 };
 
-cudaError_t stream_matmul(Layout layout, const Work& work, const DeviceLimits& device,
-                          cudaStream_t stream);
-cudaError_t wgmma_matmul(Layout layout, const Work& work, const DeviceLimits& device,
-                         cudaStream_t stream);
+// Instantiated per layout in layouts_*.cu, so that they compile side by side.
+template <Layout L>
+cudaError_t stream_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream);
+template <Layout L>
+cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream);
 
 #ifdef __CUDACC__
 __device__ __forceinline__ float silu(float g) {
@@ -54,6 +55,18 @@ __device__ __forceinline__ void store(Epilogue epilogue, void* out, long long at
     static_cast<__half*>(out)[at] = __float2half_rn(value);
   }
 }
+/// The kernel before this one in the stream has ended and its writes are visible.
+__device__ __forceinline__ void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }

@@ -174,12 +174,12 @@ __device__ void pack_nibbles(const Source& in, std::uint8_t* out, int lane) {
     }
     *reinterpret_cast<unsigned*>(out + 512 * (s / 4) + 16 * lane + 4 * (s % 4)) = w;
     if (kFive && s % 4 == 3) {
-      const int at = is_k(kLayout) ? 16 * lane + 4 * (s / 4) : 4 * lane;
+      const int at = 128 * (s / 4) + 4 * lane;
       *reinterpret_cast<unsigned*>(out + kCodes + at) = upper;
       upper = 0;
     }
     if (kSix && s % 2 == 1) {
-      const int at = 512 * (s / 8) + 16 * lane + 4 * (s % 8 / 2);
+      const int at = 256 * (s / 4) + 8 * lane + 4 * (s % 4 / 2);
       *reinterpret_cast<unsigned*>(out + kCodes + at) = upper;
       upper = 0;
     }
@@ -212,7 +212,7 @@ __device__ void pack_scales256(const Source& in, std::uint8_t* out, int lane) {
   constexpr int kBytes = kMin ? 4 : 2;  // of a group of both rows
   constexpr int kScales = subtile_bytes(kLayout) - 8 * kBytes * kGroups - (kMin ? 64 : 32);
   const int r = lane / 4, c = lane % 4;
-  std::uint8_t* groups = out + kScales + kBytes * kGroups * r;
+  constexpr int kPart = kBytes * kGroups / 4;  // bytes of both rows' scales of 64 inputs
   std::uint16_t d[2] = {}, m[2] = {};
   for (int i = 0; i < 2; ++i) {
     const std::uint8_t* b = in.has(i, 0) ? block_of<T>(in.row[i], in.k0) : nullptr;
@@ -220,8 +220,10 @@ __device__ void pack_scales256(const Source& in, std::uint8_t* out, int lane) {
     if (kMin && b != nullptr) m[i] = block_min<T>(b);
     for (int g = c; g < kGroups; g += 4) {
       const ScaleMinByte s = b != nullptr ? group_scale<T>(b, g) : ScaleMinByte{0, 0};
-      groups[kBytes * g + i * kBytes / 2] = static_cast<std::uint8_t>(s.scale);
-      if (kMin) groups[kBytes * g + 2 * i + 1] = static_cast<std::uint8_t>(s.min);
+      const int part = g / (kGroups / 4), within = g % (kGroups / 4);
+      std::uint8_t* at = out + kScales + (8 * part + r) * kPart + kBytes * within;
+      at[i * kBytes / 2] = static_cast<std::uint8_t>(s.scale);
+      if (kMin) at[2 * i + 1] = static_cast<std::uint8_t>(s.min);
     }
   }
   if (c != 0) return;
@@ -244,9 +246,8 @@ __global__ void __launch_bounds__(128)
   in.k0 = kTileK * static_cast<int>(blockIdx.x), in.columns = columns;
   for (int i = 0; i < 2; ++i)
     in.row[i] = row0 + 8 * i < end_row ? raw + (row0 + 8 * i - first_row) * row_bytes : nullptr;
-  const long long tile =
-      (first_row / 64 + static_cast<long long>(blockIdx.y)) * gridDim.x + blockIdx.x;
-  std::uint8_t* out = data + (4 * tile + sub) * kSub;
+  const long long strip = first_row / 16 + 4ll * blockIdx.y + sub;
+  std::uint8_t* out = data + (strip * gridDim.x + blockIdx.x) * kSub;
   if constexpr (kLayout == Layout::F16) {
     pack_halves<T>(in, out, lane, overflow);
   } else {
@@ -293,9 +294,10 @@ cudaError_t pack(PackedMatrix& m, const void* raw, int first_row, int n_rows, cu
   case Type::T: return launch_pack<Type::T>(m, raw, first_row, n_rows, stream);
     HERD_PACK(F32)
     HERD_PACK(F16)
-    HERD_PACK(BF16) HERD_PACK(Q4_0) HERD_PACK(Q4_1) HERD_PACK(Q5_0) HERD_PACK(Q5_1) HERD_PACK(Q8_0)
-        HERD_PACK(Q2_K) HERD_PACK(Q3_K) HERD_PACK(Q4_K) HERD_PACK(Q5_K) HERD_PACK(Q6_K)
-            HERD_PACK(IQ4_NL) HERD_PACK(IQ4_XS)
+    HERD_PACK(BF16)
+    HERD_PACK(Q4_0) HERD_PACK(Q4_1) HERD_PACK(Q5_0) HERD_PACK(Q5_1) HERD_PACK(Q8_0) HERD_PACK(Q2_K)
+        HERD_PACK(Q3_K) HERD_PACK(Q4_K) HERD_PACK(Q5_K) HERD_PACK(Q6_K) HERD_PACK(IQ4_NL)
+            HERD_PACK(IQ4_XS)
 #undef HERD_PACK
   }
   return cudaErrorInvalidValue;

@@ -4,13 +4,15 @@
 // outputs, dequantises the next 64 inputs while the matrix unit works on the last ones, and adds up
 // its chains in registers. When there are too few tiles to fill the card, the chains go to the
 // blocks of a cluster instead and are added, in the same order, through distributed shared memory.
+#pragma once
+
 #include <algorithm>
 
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/matmul_kernels.cuh"
 
 namespace herd::cuda {
-namespace {
+namespace wgmma_detail {
 
 constexpr int kGroups = 2;  // warpgroups that multiply
 constexpr int kThreads = 128 * (kGroups + 1);
@@ -32,9 +34,12 @@ constexpr int x_stage(int nt) {
   return nt * 128;
 }
 constexpr int kRoom = 220 * 1024;
-/// Bytes beside the rings: barriers, and room to hand `up` to the warpgroup that has `gate`.
+/// Bytes beside the rings: barriers, and the sums of some tokens on their way out.
+constexpr int kept_tokens(int nt) {
+  return nt < 64 ? nt : 64;
+}
 constexpr int side_bytes(int nt) {
-  return 1024 + nt / 2 * 128 * 4;
+  return 1024 + kept_tokens(nt) * kSumStride * 4;
 }
 constexpr int weight_stages(Layout l, int nt) {
   const int left = kRoom - side_bytes(nt) - 4 * x_stage(nt);
@@ -97,35 +102,33 @@ __device__ __forceinline__ int item_step(const WgmmaArgs& a) {
 template <Layout L, int NT>
 __device__ void produce(const WgmmaArgs& a, unsigned weights, unsigned tokens, unsigned barriers) {
   constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
-  constexpr int kTileBytes = 4 * subtile_bytes(L);
+  constexpr int kBytes = subtile_bytes(L);
   Ring<kWeightStages> w{barriers};
   Ring<kXStages> x{barriers + 16 * kWeightStages};
   const ChainRange range = block_range(a);
+  const int lane = threadIdx.x, strip = lane % (4 * kGroups);
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
     const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
-    const std::uint8_t* from[kGroups];
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      Place p = find_tile(a, kGroups * pair + g);
-      if (p.tile < 0) p = find_tile(a, kGroups * pair);
-      from[g] = a.work.matrix[p.matrix].data +
-                (static_cast<long long>(p.tile) * a.work.k_tiles + range.first) * kTileBytes;
-    }
+    Place p = find_tile(a, kGroups * pair + strip / 4);
+    if (p.tile < 0) p = find_tile(a, kGroups * pair);
+    const std::uint8_t* from = a.work.matrix[p.matrix].data +
+                               ((4ll * p.tile + strip % 4) * a.work.k_tiles + range.first) * kBytes;
     for (int k = 0; k < range.count; ++k) {
       barrier_wait(w.empty(), w.parity ^ 1);
-      barrier_expect(w.full(), kGroups * kTileBytes);
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        bulk_copy(weights + (w.stage * kGroups + g) * kTileBytes, from[g], kTileBytes, w.full());
-        from[g] += kTileBytes;
-      }
+      if (lane == 0) barrier_expect(w.full(), weight_stage(L));
+      __syncwarp();
+      if (lane < 4 * kGroups)
+        bulk_copy(weights + w.stage * weight_stage(L) + strip * kBytes, from, kBytes, w.full());
+      from += kBytes;
       w.advance();
 #pragma unroll
       for (int part = 0; part < tile_k(L) / 64; ++part) {
         barrier_wait(x.empty(), x.parity ^ 1);
-        barrier_expect(x.full(), x_stage(NT));
-        box_copy(tokens + x.stage * x_stage(NT), &a.x, (range.first + k) * tile_k(L) + 64 * part,
-                 token0, x.full());
+        if (lane == 0) {
+          barrier_expect(x.full(), x_stage(NT));
+          box_copy(tokens + x.stage * x_stage(NT), &a.x, (range.first + k) * tile_k(L) + 64 * part,
+                   token0, x.full());
+        }
         x.advance();
       }
     }
@@ -145,18 +148,19 @@ struct Multiplier {
   Bits a[2][4][4];
   float acc[NT / 2], total[NT / 2];
 
-  __device__ __forceinline__ void fetch() {  // the next weight tile to registers
-    const int lane = threadIdx.x % 32;
-    barrier_wait(w.full(), w.parity);
-    load_all(codec, FromShared{}, weights + w.stage * weight_stage(L), lane);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(w.empty());
-    w.advance();
-  }
+  /// Part Part of the weight tile at hand; the first waits for the tile, the last hands it back.
   template <int Part>
   __device__ __forceinline__ void dequantise(Bits (&to)[4][4]) {
+    const int lane = threadIdx.x % 32;
+    if (Part == 0) barrier_wait(w.full(), w.parity);
+    codec.load(weights + w.stage * weight_stage(L), Part, lane);
 #pragma unroll
-    for (int s = 0; s < 4; ++s) codec.fragment(4 * Part + s, to[s]);
+    for (int s = 0; s < 4; ++s) codec.fragment(s, to[s]);
+    if (Part == kParts - 1) {
+      __syncwarp();
+      if (lane == 0) barrier_arrive(w.empty());
+      w.advance();
+    }
   }
   __device__ __forceinline__ void release() {
     if (threadIdx.x % 32 == 0) barrier_arrive(released.empty());
@@ -175,9 +179,7 @@ struct Multiplier {
     wgmma_wait<1>();  // the one before is done: its tokens and its fragments are free
     if (!first) release();
     if (more) {
-      constexpr int kNext = (Part + 1) % kParts;
-      if (kNext == 0) fetch();
-      dequantise<kNext>(a[1 - Half]);
+      dequantise<(Part + 1) % kParts>(a[1 - Half]);
     }
   }
   /// Ends a chain.
@@ -194,7 +196,7 @@ template <Layout L, int NT>
 __device__ __forceinline__ void multiply(const WgmmaArgs& a, Multiplier<L, NT>& m) {
   constexpr int kParts = Multiplier<L, NT>::kParts;
   const int chains = a.split ? 1 : a.work.chains;
-  m.fetch();
+
   m.template dequantise<0>(m.a[0]);
   for (int chain = 0; chain < chains; ++chain) {
     const int count =
@@ -221,104 +223,123 @@ __device__ __forceinline__ void multiply(const WgmmaArgs& a, Multiplier<L, NT>& 
   }
 }
 
-/// Sums straight from the registers that hold them.
-template <int NT>
-__device__ void write_direct(const Work& w, const Place& place, int token0,
-                             float (&total)[NT / 2]) {
-  if (place.tile < 0) return;
-  const Work::Matrix& m = w.matrix[place.matrix];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const int n = 64 * place.tile + 16 * warp + lane / 4;
-#pragma unroll
-  for (int i = 0; i < NT / 2; ++i) {
-    const int token = token0 + i / 4 * 8 + 2 * (lane % 4) + i % 2, row = n + 8 * (i / 2 % 2);
-    if (token < w.rows && row < m.n)
-      store(w.epilogue, m.out, static_cast<long long>(token) * m.stride + row, total[i]);
-  }
-}
-/// Gate is the first warpgroup's, up the second's, register for register.
-template <int NT>
-__device__ void write_swiglu(const Work& w, const Place& place, int group, int token0, float* side,
-                             float (&total)[NT / 2]) {
-  const int thread = threadIdx.x % 128;
-  if (group == 1) {
-#pragma unroll
-    for (int i = 0; i < NT / 2; ++i) side[i * 128 + thread] = total[i];
-  }
-  asm volatile("bar.sync 1, 256;" ::: "memory");
-  if (group == 0) {
-#pragma unroll
-    for (int i = 0; i < NT / 2; ++i) total[i] = silu(total[i]) * side[i * 128 + thread];
-  }
-  asm volatile("bar.sync 2, 256;" ::: "memory");
-  if (group == 0) write_direct<NT>(w, place, token0, total);
-}
-/// One chain's sums to this block's shared memory, then a share of the tokens of all chains' sums.
-template <int NT>
-__device__ void write_split(const WgmmaArgs& a, int pair, int group, int token0, float* sums,
-                            const float (&total)[NT / 2]) {
+/// Four outputs of one token.
+__device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int quad, int token,
+                                           float4 sum) {
   const Work& w = a.work;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  asm volatile("bar.sync 1, 256;" ::: "memory");  // the rings are drained; sums take their place
-  const int row = 64 * group + 16 * warp + lane / 4;
+  const Place place = find_tile(a, kGroups * pair + quad / 16);
+  if (place.tile < 0 || token >= w.rows) return;
+  const Work::Matrix& m = w.matrix[place.matrix];
+  const int n = 64 * place.tile + 4 * (quad % 16);
+  const long long at = static_cast<long long>(token) * m.stride + n;
+  if (n + 4 <= m.n && m.stride % 4 == 0) {
+    if (w.epilogue == Epilogue::F32 || w.epilogue == Epilogue::F32_ADD) {
+      float4* out = reinterpret_cast<float4*>(static_cast<float*>(m.out) + at);
+      if (w.epilogue == Epilogue::F32_ADD) {
+        const float4 old = *out;
+        sum.x = old.x + sum.x, sum.y = old.y + sum.y, sum.z = old.z + sum.z, sum.w = old.w + sum.w;
+      }
+      *out = sum;
+    } else {
+      const uint2 halves = {as_bits(__floats2half2_rn(sum.x, sum.y)),
+                            as_bits(__floats2half2_rn(sum.z, sum.w))};
+      *reinterpret_cast<uint2*>(static_cast<__half*>(m.out) + at) = halves;
+    }
+    return;
+  }
+  const float values[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
-  for (int i = 0; i < NT / 2; ++i)
-    sums[(i / 4 * 8 + 2 * (lane % 4) + i % 2) * kSumStride + row + 8 * (i / 2 % 2)] = total[i];
-  cluster_barrier();
-  const bool swiglu = w.epilogue == Epilogue::SWIGLU_F16;
-  const int chains = w.chains, share = NT / chains, quads = swiglu ? 16 : 32;
-  const unsigned sums_at = shared_address(sums);
-  const int thread = threadIdx.x - 128;
-  for (int i = thread; i < share * quads; i += 128 * kGroups) {
-    const int slot = static_cast<int>(cluster_rank()) * share + i / quads, quad = i % quads;
-    const unsigned at = sums_at + (slot * kSumStride + 4 * quad) * 4;
-    const auto add_up = [&](unsigned from) {
-      float4 sum = remote_float4(from, 0);
-      for (int c = 1; c < chains; ++c) {
-        const float4 v = remote_float4(from, c);
+  for (int j = 0; j < 4; ++j)
+    if (n + j < m.n) store(w.epilogue, m.out, at + j, values[j]);
+}
+/// Tokens [first, first + count) of an item from sums[token - first_kept][128 outputs], of this
+/// block or, if the chains are split, of all blocks of the cluster in order.
+__device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int token0, int first,
+                                             int count, const float* sums) {
+  const bool swiglu = a.work.epilogue == Epilogue::SWIGLU_F16;
+  const int quads = swiglu ? 16 : 32;
+#pragma unroll 1
+  for (int i = threadIdx.x - 128; i < count * quads; i += 128 * kGroups) {
+    const int token = first + i / quads, quad = i % quads;
+    const float* at = sums + token * kSumStride + 4 * quad;
+    const auto add_up = [&](const float* from) {
+      if (!a.split) return *reinterpret_cast<const float4*>(from);
+      const unsigned address = shared_address(from);
+      float4 sum = remote_float4(address, 0);
+#pragma unroll 1
+      for (int c = 1; c < a.work.chains; ++c) {
+        const float4 v = remote_float4(address, c);
         sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
       }
       return sum;
     };
     float4 sum = add_up(at);
     if (swiglu) {
-      const float4 up = add_up(at + 64 * 4);
+      const float4 up = add_up(at + 64);
       sum.x = silu(sum.x) * up.x, sum.y = silu(sum.y) * up.y;
       sum.z = silu(sum.z) * up.z, sum.w = silu(sum.w) * up.w;
     }
-    const Place place = find_tile(a, kGroups * pair + quad / 16);
-    if (place.tile < 0 || token0 + slot >= w.rows) continue;
-    const Work::Matrix& m = w.matrix[place.matrix];
-    const int n = 64 * place.tile + 4 * (quad % 16);
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    write_quad(a, pair, quad, token0 + token, sum);
+  }
+}
+/// The sums of tokens [8 First, 8 End) to shared memory, token by token. Little code, so that it
+/// stays in the instruction cache; the loop that writes them out is rolled up.
+template <int First, int End, int NT>
+__device__ __forceinline__ void put_sums(float* sums, int group, const float (&total)[NT / 2]) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  float* at = sums + 2 * (lane % 4) * kSumStride + 64 * group + 16 * warp + lane / 4;
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (n + j < m.n)
-        store(w.epilogue, m.out, static_cast<long long>(token0 + slot) * m.stride + n + j,
-              values[j]);
+  for (int j = First; j < End; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      at[(8 * (j - First) + i % 2) * kSumStride + 8 * (i / 2)] = total[4 * j + i];
+  }
+}
+__device__ __forceinline__ void multipliers_barrier() {
+  asm volatile("bar.sync 1, 256;" ::: "memory");
+}
+/// An item's sums to their matrices. `side` holds kKept tokens; in a split block the rings, drained
+/// by then, hold all of them.
+template <int NT>
+__device__ __forceinline__ void write_item(const WgmmaArgs& a, int pair, int group, int token0,
+                                           float* side, float* rings,
+                                           const float (&total)[NT / 2]) {
+  if (a.split) {
+    multipliers_barrier();
+    put_sums<0, NT / 8, NT>(rings, group, total);
+    cluster_barrier();
+    const int share = NT / a.work.chains;
+    write_tokens(a, pair, token0, static_cast<int>(cluster_rank()) * share, share, rings);
+    return;
+  }
+  constexpr int kKept = kept_tokens(NT);
+  multipliers_barrier();  // the last item's sums have been written
+  put_sums<0, kKept / 8, NT>(side, group, total);
+  multipliers_barrier();
+  write_tokens(a, pair, token0, 0, kKept, side);
+  if constexpr (kKept < NT) {
+    multipliers_barrier();
+    put_sums<kKept / 8, NT / 8, NT>(side, group, total);
+    multipliers_barrier();
+    write_tokens(a, pair, token0 + kKept, 0, kKept, side);
   }
 }
 
 template <Layout L, int NT>
 __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* weights,
-                                        unsigned tokens, unsigned barriers, float* side) {
+                                        unsigned tokens, unsigned barriers, float* side,
+                                        float* rings) {
   const int group = static_cast<int>(threadIdx.x / 128) - 1, warp = threadIdx.x / 32 % 4;
   Multiplier<L, NT> m;
   m.w.barriers = barriers;
   m.x.barriers = m.released.barriers = barriers + 16 * weight_stages(L, NT);
   m.tokens = tokens;
   m.weights = weights + (4 * group + warp) * subtile_bytes(L);
+#pragma unroll 1
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
-    const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
     multiply(a, m);
-    if (a.split) {
-      write_split<NT>(a, pair, group, token0,
-                      reinterpret_cast<float*>(const_cast<std::uint8_t*>(weights)), m.total);
-    } else if (a.work.epilogue == Epilogue::SWIGLU_F16) {
-      write_swiglu<NT>(a.work, {0, pair}, group, token0, side, m.total);
-    } else {
-      write_direct<NT>(a.work, find_tile(a, kGroups * pair + group), token0, m.total);
-    }
+    wait_for_inputs();
+    write_item<NT>(a, item / a.token_tiles, group, item % a.token_tiles * NT, side, rings, m.total);
   }
 }
 #endif  // sm_90a
@@ -347,9 +368,11 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constan
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
   }
   __syncthreads();
+  let_next_start();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == 0) produce<L, NT>(a, shared_address(weights), tokens, barriers);
+    wait_for_inputs();
+    if (threadIdx.x < 32) produce<L, NT>(a, shared_address(weights), tokens, barriers);
     if (a.split) {
       __syncwarp();
       cluster_barrier();
@@ -357,7 +380,7 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constan
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    consume<L, NT>(a, weights, tokens, barriers, side);
+    consume<L, NT>(a, weights, tokens, barriers, side, reinterpret_cast<float*>(smem));
     if (a.split) cluster_barrier();  // no block leaves while others read its sums
   }
 #endif
@@ -369,7 +392,7 @@ using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, 
                                  CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 /// The driver's function, without linking the driver.
-cudaError_t find_encode(EncodeTiled& encode) {
+inline cudaError_t find_encode(EncodeTiled& encode) {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult result;
   const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
@@ -379,7 +402,7 @@ cudaError_t find_encode(EncodeTiled& encode) {
   encode = reinterpret_cast<EncodeTiled>(found);
   return cudaSuccess;
 }
-cudaError_t map_tokens(CUtensorMap& map, const Work& w, int nt) {
+inline cudaError_t map_tokens(CUtensorMap& map, const Work& w, int nt) {
   EncodeTiled encode = nullptr;
   const cudaError_t error = find_encode(encode);
   if (error != cudaSuccess) return error;
@@ -415,35 +438,24 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   config.blockDim = kThreads;
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = work.chains;
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  config.attrs = &cluster;
-  config.numAttrs = a.split ? 1 : 0;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = work.chains;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  config.attrs = attributes;
+  config.numAttrs = a.split ? 2 : 1;
   return cudaLaunchKernelEx(&config, wgmma_kernel<L, NT>, a);
 }
 
+}  // namespace wgmma_detail
+
 template <Layout L>
-cudaError_t launch_rows(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
-  if (work.rows <= 32) return launch<L, 32>(work, device, stream);
-  if (work.rows <= 64) return launch<L, 64>(work, device, stream);
-  return launch<L, 128>(work, device, stream);
-}
-
-}  // namespace
-
-cudaError_t wgmma_matmul(Layout layout, const Work& work, const DeviceLimits& device,
-                         cudaStream_t stream) {
-  switch (layout) {
-#define HERD_LAYOUT(L) \
-  case Layout::L: return launch_rows<Layout::L>(work, device, stream);
-    HERD_LAYOUT(F16)
-    HERD_LAYOUT(Q8) HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M)
-        HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
-#undef HERD_LAYOUT
-  }
-  return cudaErrorInvalidValue;
+cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
+  if (work.rows <= 32) return wgmma_detail::launch<L, 32>(work, device, stream);
+  if (work.rows <= 64) return wgmma_detail::launch<L, 64>(work, device, stream);
+  return wgmma_detail::launch<L, 128>(work, device, stream);
 }
 
 }  // namespace herd::cuda
