@@ -254,7 +254,7 @@ void check_product(Type type, int n, int k, int rows, Path path) {
     if (bits != 0xFFFFFFFFu) bad = true;
   }
   const double relative = std::sqrt(error2 / norm2);
-  if (!(relative < 2e-4)) bad = true;
+  if (!(relative < 3e-4)) bad = true;
   if (bad) ++failures;
   std::printf("%s product %-6s %-5s N %d K %d rows %d: relative %.2e, worst %.2e of its terms\n",
               bad ? "FAILED" : "ok", std::string(herd::quant::type_info(type).name).c_str(),
@@ -558,6 +558,21 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
 }
 
 int time_all(const char* cublas_path, const char* only) {
+    if (const char* clocks = std::getenv("LAB_CLOCKS")) {  // one launch after a warm-up, for its printf
+    const int n = std::atoi(clocks), k = std::atoi(std::getenv("LAB_K"));
+    const int rows = std::atoi(std::getenv("LAB_ROWS"));
+    const Matrix m = make_matrix(herd::quant::find_type(std::getenv("LAB_TYPE"))->type, n, k, 1);
+    const auto x = make_x(static_cast<long long>(rows) * k, 2);
+    Device<float> y(static_cast<std::size_t>(rows) * n);
+    Device<std::uint8_t> flush(200 << 20);
+    for (int i = 0; i < 2; ++i) {
+      CUDA(cudaMemset(flush.p, i, flush.n));
+      CUDA(herd::cuda::matmul(call_of(m.packed, x.p, rows, y.p), 0));
+      CUDA(cudaDeviceSynchronize());
+      std::printf("----\n");
+    }
+    return 0;
+  }
   const double bandwidth = read_bandwidth();
   std::printf("read bandwidth %.2f TB/s\n", bandwidth);
   Cublas cublas(cublas_path);

@@ -10,6 +10,11 @@
 
 #include "backend/cuda/matmul_kernels.cuh"
 
+#ifndef HERD_UNROLL
+#define HERD_UNROLL 4
+#define HERD_BLOCKS 1
+#define HERD_STAGE_BYTES 10
+#endif
 namespace herd::cuda {
 namespace stream_detail {
 
@@ -179,11 +184,39 @@ struct WeightRing {
   }
 };
 
+/// Parts whose instructions are mixed to hide latencies.
+constexpr int unroll_of(Layout l, int nt) {
+  return nt > 16 || l == Layout::F16 ? 1 : HERD_UNROLL;
+}
+
+/// 64 inputs of 16 outputs for NT tokens: part `part` of the stage, whose inputs start at x_offset.
+template <Layout L, int NT>
+__device__ __forceinline__ void multiply_part(Codec<L>& codec, const std::uint8_t* stage, int part,
+                                              int lane, const unsigned (&x_at)[NT / 8],
+                                              unsigned x_offset, float (&acc)[NT / 8][4]) {
+  codec.load(is_k(L) ? stage : stage + part * subtile_bytes(L), part, lane);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Bits f[2][4];
+    codec.fragment(2 * half, f[0]);
+    codec.fragment(2 * half + 1, f[1]);
+#pragma unroll
+    for (int n = 0; n < NT / 8; ++n) {
+      Bits b[4];
+      ldmatrix4(b, x_at[n] + x_offset + 128 * part + 64 * half);
+      mma16816(acc[n], f[0], b[0], b[1]);
+      mma16816(acc[n], f[1], b[2], b[3]);
+    }
+  }
+}
+
 /// grid: (blocks that share the tiles, groups of NT tokens).
 template <Layout L, int NT>
-__global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, NT <= 16 ? HERD_BLOCKS : 1)
     stream_kernel(const __grid_constant__ StreamArgs a) {
   constexpr int kTileK = tile_k(L);
+  CLOCKS;
+  CLOCK(0);
   extern __shared__ __align__(128) std::uint8_t smem[];
   const Work& w = a.work;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, token0 = NT * blockIdx.y;
@@ -216,7 +249,9 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
   if (ring.tile < end) ring.start_tile(w, pair);
 #pragma unroll 1
   for (int i = 0; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
+  CLOCK(1);
   wait_for_inputs();
+  CLOCK(2);
 
   const int token_bytes = (a.phase_tiles * kTileK + 8) * 2;
   unsigned x_at[NT / 8];  // tokens that are not there read the last one; no one reads their sums
@@ -238,37 +273,39 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
         if (phase > 0 || round > 0) __syncthreads();
         stage_activations<kTileK>(a, x_smem, phase, token0);
         __syncthreads();
+        CLOCK(3);
       }
       const int stop = min(count, (phase + 1) * a.phase_tiles);
       unsigned x_offset = 0;
 #pragma unroll 1
       for (int k = phase * a.phase_tiles; k < stop; k += group_of(L)) {
         wait_full(ring.barriers + 8 * ring.take, ring.parity);
-        const std::uint8_t* subtile = smem + (warp * a.stages + ring.take) * WeightRing<L>::kStage;
-        const int parts = is_k(L) ? 4 : min(group_of(L), stop - k);
-#pragma unroll 1
-        for (int part = 0; part < parts; ++part) {
-          codec.load(subtile, part, lane);
-          if (!is_k(L)) subtile += subtile_bytes(L);
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            Bits f[2][4];
-            codec.fragment(2 * half, f[0]);
-            codec.fragment(2 * half + 1, f[1]);
-#pragma unroll
-            for (int n = 0; n < NT / 8; ++n) {
-              Bits b[4];
-              ldmatrix4(b, x_at[n] + x_offset + 64 * half);
-              mma16816(acc[n], f[0], b[0], b[1]);
-              mma16816(acc[n], f[1], b[2], b[3]);
-            }
-          }
-          x_offset += 128;
+        if (k == 0 && round == 0) {
+          CLOCK(4);
         }
+        const std::uint8_t* stage = smem + (warp * a.stages + ring.take) * WeightRing<L>::kStage;
+        constexpr int kParts = is_k(L) ? 4 : group_of(L), kUnroll = unroll_of(L, NT);
+        const int parts = is_k(L) ? 4 : min(kParts, stop - k);
+        if (parts == kParts) {
+#pragma unroll 1
+          for (int part = 0; part < kParts; part += kUnroll) {
+#pragma unroll
+            for (int u = 0; u < kUnroll; ++u)
+              multiply_part<L, NT>(codec, stage, part + u, lane, x_at, x_offset, acc);
+          }
+        } else {
+#pragma unroll 1
+          for (int part = 0; part < parts; ++part)
+            multiply_part<L, NT>(codec, stage, part, lane, x_at, x_offset, acc);
+        }
+        x_offset += 128 * parts;
         __syncwarp();  // all lanes have read the stage
         ring.fetch_next(w, pair, lane);
         if (++ring.take == a.stages) ring.take = 0, ring.parity ^= 1;
       }
+    }
+    if (round == 0) {
+      CLOCK(5);
     }
     if (count == 0) continue;  // no barrier of all threads below
     float* mine = red + warp * NT * kRedStride;
@@ -290,7 +327,12 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
     finish<NT>(w, find_tile(w, tile, 0), red + slot * slot_warps * NT * kRedStride,
                threadIdx.x - 32 * slot * slot_warps, 32 * slot_warps, token0);
     slot_barrier();
+    if (round == 0) {
+      CLOCK(6);
+    }
+    CLOCK(7);
   }
+  CLOCKS_PRINT("stream");
 }
 
 /// Stages and phases that fit into `room` bytes; false if nothing does.
@@ -299,7 +341,7 @@ bool plan(StreamArgs& a, int room, int& bytes) {
   const int red_bytes = kWarps * NT * kRedStride * 4;
   const int longest = chain_range(a.work.k_tiles, a.work.chains, 0).count;
   constexpr int kGroup = group_of(L), kStage = kWarps * (kGroup * subtile_bytes(L) + 8);
-  constexpr int kFewest = 2, kMost = 10 * 1024 / (kGroup * subtile_bytes(L));
+  constexpr int kFewest = 2, kMost = HERD_STAGE_BYTES * 1024 / (kGroup * subtile_bytes(L));
   const auto x_bytes = [&](int tiles) {
     return a.work.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
   };

@@ -335,12 +335,17 @@ __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* 
   m.x.barriers = m.released.barriers = barriers + 16 * weight_stages(L, NT);
   m.tokens = tokens;
   m.weights = weights + (4 * group + warp) * subtile_bytes(L);
+  CLOCKS;
+  CLOCK(0);
 #pragma unroll 1
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
     multiply(a, m);
+    CLOCK(1);
     wait_for_inputs();
     write_item<NT>(a, item / a.token_tiles, group, item % a.token_tiles * NT, side, rings, m.total);
+    CLOCK(2);
   }
+  CLOCKS_PRINT("wgmma");
 }
 #endif  // sm_90a
 
@@ -426,7 +431,9 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   const auto waves = [&](int blocks) {
     return (blocks + device.multiprocessors - 1) / device.multiprocessors;
   };
-  a.split = work.chains > 1 && waves(a.items * work.chains) < waves(a.items) * work.chains;
+  // A cluster per item costs time of its own: only where blocks would lie idle.
+  a.split = work.chains > 1 && a.items < device.multiprocessors &&
+            waves(a.items * work.chains) < work.chains;
   cudaError_t error = map_tokens(a.x, work, NT);
   if (error != cudaSuccess) return error;
   constexpr int kBytes = shared_size(L, NT);
