@@ -524,7 +524,9 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
   Device<__half> dense(cublas && cublas->handle ? std::size_t(weights) * 2 : 1);
   if (cublas && cublas->handle)
     fill_x<<<unsigned((dense.n + 255) / 256), 256>>>(dense.p, (long long)dense.n, 3);
+  const char* limit = std::getenv("LAB_MAX_ROWS");
   for (const int rows : row_counts) {
+    if (limit != nullptr && rows > std::atoi(limit)) continue;
     const double us =
         microseconds(std::max(copies, rows > 256 ? 4 : 20), [&](int i, cudaStream_t st) {
           MatmulCall c;
@@ -558,21 +560,6 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
 }
 
 int time_all(const char* cublas_path, const char* only) {
-    if (const char* clocks = std::getenv("LAB_CLOCKS")) {  // one launch after a warm-up, for its printf
-    const int n = std::atoi(clocks), k = std::atoi(std::getenv("LAB_K"));
-    const int rows = std::atoi(std::getenv("LAB_ROWS"));
-    const Matrix m = make_matrix(herd::quant::find_type(std::getenv("LAB_TYPE"))->type, n, k, 1);
-    const auto x = make_x(static_cast<long long>(rows) * k, 2);
-    Device<float> y(static_cast<std::size_t>(rows) * n);
-    Device<std::uint8_t> flush(200 << 20);
-    for (int i = 0; i < 2; ++i) {
-      CUDA(cudaMemset(flush.p, i, flush.n));
-      CUDA(herd::cuda::matmul(call_of(m.packed, x.p, rows, y.p), 0));
-      CUDA(cudaDeviceSynchronize());
-      std::printf("----\n");
-    }
-    return 0;
-  }
   const double bandwidth = read_bandwidth();
   std::printf("read bandwidth %.2f TB/s\n", bandwidth);
   Cublas cublas(cublas_path);

@@ -32,7 +32,8 @@ __host__ __device__ inline ChainRange chain_range(int k_tiles, int chains, int c
 }
 
 struct DeviceLimits {
-  int multiprocessors, shared_bytes, major, minor;
+  int multiprocessors = 0, shared_bytes = 0, major = 0;
+  bool wgmma = false;  // a Hopper, and code for it
 };
 
 // Instantiated per layout in layouts_*.cu, so that they compile side by side.
@@ -42,15 +43,6 @@ template <Layout L>
 cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream);
 
 #ifdef __CUDACC__
-#ifdef HERD_CLOCKS
-#define CLOCKS long long t_[12] = {}; (void)t_
-#define CLOCK(i) t_[i] = clock64()
-#define CLOCKS_PRINT(name) if (threadIdx.x % 32 == 0 && (blockIdx.x == 0 || blockIdx.x == 70)) printf("%s b%d w%d: %d %d %d %d %d %d %d %d\n", name, (int)blockIdx.x, (int)threadIdx.x/32, (int)(t_[1]-t_[0]), (int)(t_[2]-t_[0]), (int)(t_[3]-t_[0]), (int)(t_[4]-t_[0]), (int)(t_[5]-t_[0]), (int)(t_[6]-t_[0]), (int)(t_[7]-t_[0]), (int)(t_[8]-t_[0]))
-#else
-#define CLOCKS
-#define CLOCK(i)
-#define CLOCKS_PRINT(name)
-#endif
 __device__ __forceinline__ float silu(float g) {
   return g / (1.0f + __expf(-g));
 }
