@@ -254,7 +254,7 @@ void check_product(Type type, int n, int k, int rows, Path path) {
     if (bits != 0xFFFFFFFFu) bad = true;
   }
   const double relative = std::sqrt(error2 / norm2);
-  if (!(relative < 2e-4)) bad = true;
+  if (!(relative < 3e-4)) bad = true;
   if (bad) ++failures;
   std::printf("%s product %-6s %-5s N %d K %d rows %d: relative %.2e, worst %.2e of its terms\n",
               bad ? "FAILED" : "ok", std::string(herd::quant::type_info(type).name).c_str(),
@@ -524,7 +524,9 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
   Device<__half> dense(cublas && cublas->handle ? std::size_t(weights) * 2 : 1);
   if (cublas && cublas->handle)
     fill_x<<<unsigned((dense.n + 255) / 256), 256>>>(dense.p, (long long)dense.n, 3);
+  const char* limit = std::getenv("LAB_MAX_ROWS");
   for (const int rows : row_counts) {
+    if (limit != nullptr && rows > std::atoi(limit)) continue;
     const double us =
         microseconds(std::max(copies, rows > 256 ? 4 : 20), [&](int i, cudaStream_t st) {
           MatmulCall c;

@@ -36,6 +36,16 @@ bool swiglu_apart(const MatmulCall& call) {
          layout_of(call.weights[0]->type) != layout_of(call.weights[1]->type);
 }
 
+/// Says whether this device runs code compiled for sm_90a: only that has shared memory here.
+__global__ void hopper_probe(int* out) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  __shared__ int mark[32];
+  mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  *out = mark[(threadIdx.x + 1) % 32];
+#endif
+}
+
 cudaError_t device_limits(DeviceLimits& limits) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -45,16 +55,18 @@ cudaError_t device_limits(DeviceLimits& limits) {
   get(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   get(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   get(limits.major, cudaDevAttrComputeCapabilityMajor);
-  get(limits.minor, cudaDevAttrComputeCapabilityMinor);
+  if (error != cudaSuccess || limits.major != 9) return error;
+  cudaFuncAttributes probe;
+  error = cudaFuncGetAttributes(&probe, hopper_probe);
+  limits.wgmma = error == cudaSuccess && probe.sharedSizeBytes > 0;
   return error;
 }
 
 template <Layout L>
 cudaError_t run_layout(Path path, const Work& work, const DeviceLimits& limits,
                        cudaStream_t stream) {
-  const bool can = limits.major == 9 && limits.minor == 0;
-  if (path == Path::wgmma && !can) return cudaErrorInvalidDevice;
-  if (path == Path::wgmma || (path == Path::automatic && can && work.rows > 16))
+  if (path == Path::wgmma && !limits.wgmma) return cudaErrorInvalidDevice;
+  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > 16))
     return wgmma_matmul<L>(work, limits, stream);
   return stream_matmul<L>(work, limits, stream);
 }
@@ -64,8 +76,9 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
 #define HERD_LAYOUT(L) \
   case Layout::L: return run_layout<Layout::L>(path, work, limits, stream);
     HERD_LAYOUT(F16)
-    HERD_LAYOUT(Q8) HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M)
-        HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+    HERD_LAYOUT(Q8)
+    HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M) HERD_LAYOUT(K4)
+        HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
 #undef HERD_LAYOUT
   }
   return cudaErrorInvalidValue;

@@ -32,7 +32,8 @@ __host__ __device__ inline ChainRange chain_range(int k_tiles, int chains, int c
 }
 
 struct DeviceLimits {
-  int multiprocessors, shared_bytes, major, minor;
+  int multiprocessors = 0, shared_bytes = 0, major = 0;
+  bool wgmma = false;  // a Hopper, and code for it
 };
 
 // Instantiated per layout in layouts_*.cu, so that they compile side by side.

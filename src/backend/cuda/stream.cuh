@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 
 #include "backend/cuda/matmul_kernels.cuh"
 
@@ -14,6 +15,7 @@ namespace herd::cuda {
 namespace stream_detail {
 
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
+constexpr int kRingBytes = 5 * 1024;  // of a warp: leaves room for the next launch's block
 constexpr int kRedStride = 20;  // floats between tokens of a warp's sums: free of bank conflicts
 
 struct StreamArgs {
@@ -86,23 +88,17 @@ template <int kTileK>
 __device__ void stage_activations(const StreamArgs& a, unsigned smem, int phase, int token0) {
   const Work& w = a.work;
   const int length = a.phase_tiles * kTileK, warp = threadIdx.x / 32;
-  for (int chain = 0; chain < w.chains; ++chain) {
-    const int k0 = (chain_range(w.k_tiles, w.chains, chain).first + phase * a.phase_tiles) * kTileK;
-    // Warps share the tokens' rows in runs of 512 inputs.
-    const int runs = (length + 511) / 512;
-    for (int i = warp; i < a.tokens * runs; i += kWarps) {
-      const int token = i / runs, run = i - token * runs;
-      const __half* row = w.x + static_cast<long long>(token0 + token) * w.columns;
-      const unsigned to = smem + (chain * a.tokens + token) * (length + 8) * 2;
-      const int last = min(length, 512 * run + 512);
 #pragma unroll 1
-      for (int k = 512 * run + 8 * (threadIdx.x % 32); k < last; k += 256) {
-        const bool valid = token0 + token < w.rows && k0 + k < w.columns;
-        copy16(to + 2 * k, valid ? row + k0 + k : w.x, valid);
-      }
-    }
+  for (int row = warp; row < w.chains * a.tokens; row += kWarps) {
+    const int chain = row / a.tokens, token = token0 + row % a.tokens;
+    const int k0 = (chain_range(w.k_tiles, w.chains, chain).first + phase * a.phase_tiles) * kTileK;
+    const __half* from = w.x + static_cast<long long>(token) * w.columns + k0;
+    const int there = token < w.rows ? w.columns - k0 : 0;
+    const unsigned to = smem + row * (length + 8) * 2;
+#pragma unroll 1
+    for (int k = 8 * (threadIdx.x % 32); k < length; k += 256)
+      copy16(to + 2 * k, k < there ? from + k : w.x, k < there);
   }
-  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 struct Place {
@@ -179,9 +175,35 @@ struct WeightRing {
   }
 };
 
+/// Parts whose instructions are mixed to hide latencies.
+constexpr int unroll_of(Layout l, int nt) {
+  return nt > 16 ? 1 : is_k(l) ? 4 : group_of(l);
+}
+
+/// 64 inputs of 16 outputs for NT tokens: part `part` of the stage, whose inputs start at x_offset.
+template <Layout L, int NT>
+__device__ __forceinline__ void multiply_part(Codec<L>& codec, const std::uint8_t* stage, int part,
+                                              int lane, const unsigned (&x_at)[NT / 8],
+                                              unsigned x_offset, float (&acc)[NT / 8][4]) {
+  codec.load(is_k(L) ? stage : stage + part * subtile_bytes(L), part, lane);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    Bits f[2][4];
+    codec.fragment(2 * half, f[0]);
+    codec.fragment(2 * half + 1, f[1]);
+#pragma unroll
+    for (int n = 0; n < NT / 8; ++n) {
+      Bits b[4];
+      ldmatrix4(b, x_at[n] + x_offset + 128 * part + 64 * half);
+      mma16816(acc[n], f[0], b[0], b[1]);
+      mma16816(acc[n], f[1], b[2], b[3]);
+    }
+  }
+}
+
 /// grid: (blocks that share the tiles, groups of NT tokens).
 template <Layout L, int NT>
-__global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
     stream_kernel(const __grid_constant__ StreamArgs a) {
   constexpr int kTileK = tile_k(L);
   extern __shared__ __align__(128) std::uint8_t smem[];
@@ -190,8 +212,8 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
   const int slot_warps = w.chains * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
   const int slots = kWarps / slot_warps, slot = warp / slot_warps;
   const int chain = warp % slot_warps % w.chains, pair = warp % slot_warps / w.chains;
-  const int first = static_cast<int>(static_cast<long long>(a.tiles) * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(static_cast<long long>(a.tiles) * (blockIdx.x + 1) / gridDim.x);
+  const int first = a.tiles * blockIdx.x / gridDim.x;  // launch() sees to it that this fits
+  const int end = a.tiles * (blockIdx.x + 1) / gridDim.x;
   let_next_start();
 
   // Shared memory: rings, sums, barriers, activations.
@@ -214,8 +236,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
 #endif
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
-#pragma unroll 1
-  for (int i = 0; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
+  ring.fetch_next(w, pair, lane);
   wait_for_inputs();
 
   const int token_bytes = (a.phase_tiles * kTileK + 8) * 2;
@@ -237,6 +258,11 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
       if (a.phases > 1 || round == 0) {
         if (phase > 0 || round > 0) __syncthreads();
         stage_activations<kTileK>(a, x_smem, phase, token0);
+        if (phase == 0 && round == 0) {  // behind the activations, which are waited for first
+#pragma unroll 1
+          for (int i = 1; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
+        }
+        asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
       }
       const int stop = min(count, (phase + 1) * a.phase_tiles);
@@ -244,27 +270,22 @@ __global__ void __launch_bounds__(kThreads, NT <= 16 ? 2 : 1)
 #pragma unroll 1
       for (int k = phase * a.phase_tiles; k < stop; k += group_of(L)) {
         wait_full(ring.barriers + 8 * ring.take, ring.parity);
-        const std::uint8_t* subtile = smem + (warp * a.stages + ring.take) * WeightRing<L>::kStage;
-        const int parts = is_k(L) ? 4 : min(group_of(L), stop - k);
+        const std::uint8_t* stage = smem + (warp * a.stages + ring.take) * WeightRing<L>::kStage;
+        constexpr int kParts = is_k(L) ? 4 : group_of(L), kUnroll = unroll_of(L, NT);
+        const int parts = is_k(L) ? 4 : min(kParts, stop - k);
+        if (parts == kParts) {
 #pragma unroll 1
-        for (int part = 0; part < parts; ++part) {
-          codec.load(subtile, part, lane);
-          if (!is_k(L)) subtile += subtile_bytes(L);
+          for (int part = 0; part < kParts; part += kUnroll) {
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            Bits f[2][4];
-            codec.fragment(2 * half, f[0]);
-            codec.fragment(2 * half + 1, f[1]);
-#pragma unroll
-            for (int n = 0; n < NT / 8; ++n) {
-              Bits b[4];
-              ldmatrix4(b, x_at[n] + x_offset + 64 * half);
-              mma16816(acc[n], f[0], b[0], b[1]);
-              mma16816(acc[n], f[1], b[2], b[3]);
-            }
+            for (int u = 0; u < kUnroll; ++u)
+              multiply_part<L, NT>(codec, stage, part + u, lane, x_at, x_offset, acc);
           }
-          x_offset += 128;
+        } else {
+#pragma unroll 1
+          for (int part = 0; part < parts; ++part)
+            multiply_part<L, NT>(codec, stage, part, lane, x_at, x_offset, acc);
         }
+        x_offset += 128 * parts;
         __syncwarp();  // all lanes have read the stage
         ring.fetch_next(w, pair, lane);
         if (++ring.take == a.stages) ring.take = 0, ring.parity ^= 1;
@@ -299,7 +320,7 @@ bool plan(StreamArgs& a, int room, int& bytes) {
   const int red_bytes = kWarps * NT * kRedStride * 4;
   const int longest = chain_range(a.work.k_tiles, a.work.chains, 0).count;
   constexpr int kGroup = group_of(L), kStage = kWarps * (kGroup * subtile_bytes(L) + 8);
-  constexpr int kFewest = 2, kMost = 10 * 1024 / (kGroup * subtile_bytes(L));
+  constexpr int kFewest = 2, kMost = std::max(2, kRingBytes / (kGroup * subtile_bytes(L)));
   const auto x_bytes = [&](int tiles) {
     return a.work.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
   };
@@ -326,6 +347,7 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   for (int m = 0; m < work.n_matrices; ++m) {
     if (work.epilogue != Epilogue::SWIGLU_F16 || m == 0) a.tiles += (work.matrix[m].n + 15) / 16;
   }
+  if (a.tiles > INT_MAX / (device.multiprocessors + 1)) return cudaErrorInvalidValue;
   int bytes = 0;
   fits = plan<L, NT>(a, device.shared_bytes, bytes);
   if (!fits) return cudaErrorInvalidValue;

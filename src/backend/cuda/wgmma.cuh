@@ -14,9 +14,18 @@
 namespace herd::cuda {
 namespace wgmma_detail {
 
-constexpr int kGroups = 2;  // warpgroups that multiply
-constexpr int kThreads = 128 * (kGroups + 1);
-constexpr int kSumStride = 64 * kGroups + 4;  // floats between tokens of a split block's sums
+/// Warpgroups that multiply: four hide the latencies of dequantising better, but the registers of
+/// many tokens leave room for two.
+constexpr int groups_of(int nt) {
+  return nt <= 32 ? 4 : 2;
+}
+constexpr int threads_of(int nt) {
+  return 128 * (groups_of(nt) + 1);
+}
+/// Floats between tokens of a block's sums: free of bank conflicts.
+constexpr int sum_stride(int nt) {
+  return 64 * groups_of(nt) + 4;
+}
 
 struct WgmmaArgs {
   CUtensorMap x;
@@ -27,8 +36,8 @@ struct WgmmaArgs {
   int split;        // one chain per block of a cluster
 };
 
-constexpr int weight_stage(Layout l) {
-  return kGroups * 4 * subtile_bytes(l);
+constexpr int weight_stage(Layout l, int nt) {
+  return groups_of(nt) * 4 * subtile_bytes(l);
 }
 constexpr int x_stage(int nt) {
   return nt * 128;
@@ -39,23 +48,24 @@ constexpr int kept_tokens(int nt) {
   return nt < 64 ? nt : 64;
 }
 constexpr int side_bytes(int nt) {
-  return 1024 + kept_tokens(nt) * kSumStride * 4;
+  return 1024 + kept_tokens(nt) * sum_stride(nt) * 4;
 }
 constexpr int weight_stages(Layout l, int nt) {
   const int left = kRoom - side_bytes(nt) - 4 * x_stage(nt);
-  const int fit = left / weight_stage(l) < 2 ? 2 : left / weight_stage(l);
+  const int fit = left / weight_stage(l, nt) < 2 ? 2 : left / weight_stage(l, nt);
   const int enough = is_k(l) ? (nt == 128 ? 3 : 5) : nt == 128 ? 6 : 10;
   return fit < enough ? fit : enough;
 }
 constexpr int x_stages(Layout l, int nt) {
-  const int fit = (kRoom - side_bytes(nt) - weight_stages(l, nt) * weight_stage(l)) / x_stage(nt);
+  const int fit =
+      (kRoom - side_bytes(nt) - weight_stages(l, nt) * weight_stage(l, nt)) / x_stage(nt);
   return fit < 12 ? fit : 12;
 }
 constexpr int ring_bytes(Layout l, int nt) {
-  return weight_stages(l, nt) * weight_stage(l) + x_stages(l, nt) * x_stage(nt);
+  return weight_stages(l, nt) * weight_stage(l, nt) + x_stages(l, nt) * x_stage(nt);
 }
 constexpr int shared_size(Layout l, int nt) {
-  const int rings = ring_bytes(l, nt), sums = nt * kSumStride * 4;
+  const int rings = ring_bytes(l, nt), sums = nt * sum_stride(nt) * 4;
   return 1024 + side_bytes(nt) + (rings > sums ? rings : sums);
 }
 
@@ -106,19 +116,19 @@ __device__ void produce(const WgmmaArgs& a, unsigned weights, unsigned tokens, u
   Ring<kWeightStages> w{barriers};
   Ring<kXStages> x{barriers + 16 * kWeightStages};
   const ChainRange range = block_range(a);
-  const int lane = threadIdx.x, strip = lane % (4 * kGroups);
+  const int lane = threadIdx.x, strip = lane % (4 * groups_of(NT));
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
     const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
-    Place p = find_tile(a, kGroups * pair + strip / 4);
-    if (p.tile < 0) p = find_tile(a, kGroups * pair);
+    Place p = find_tile(a, groups_of(NT) * pair + strip / 4);
+    if (p.tile < 0) p = find_tile(a, groups_of(NT) * pair);
     const std::uint8_t* from = a.work.matrix[p.matrix].data +
                                ((4ll * p.tile + strip % 4) * a.work.k_tiles + range.first) * kBytes;
     for (int k = 0; k < range.count; ++k) {
       barrier_wait(w.empty(), w.parity ^ 1);
-      if (lane == 0) barrier_expect(w.full(), weight_stage(L));
+      if (lane == 0) barrier_expect(w.full(), weight_stage(L, NT));
       __syncwarp();
-      if (lane < 4 * kGroups)
-        bulk_copy(weights + w.stage * weight_stage(L) + strip * kBytes, from, kBytes, w.full());
+      if (lane < 4 * groups_of(NT))
+        bulk_copy(weights + w.stage * weight_stage(L, NT) + strip * kBytes, from, kBytes, w.full());
       from += kBytes;
       w.advance();
 #pragma unroll
@@ -153,7 +163,7 @@ struct Multiplier {
   __device__ __forceinline__ void dequantise(Bits (&to)[4][4]) {
     const int lane = threadIdx.x % 32;
     if (Part == 0) barrier_wait(w.full(), w.parity);
-    codec.load(weights + w.stage * weight_stage(L), Part, lane);
+    codec.load(weights + w.stage * weight_stage(L, NT), Part, lane);
 #pragma unroll
     for (int s = 0; s < 4; ++s) codec.fragment(s, to[s]);
     if (Part == kParts - 1) {
@@ -224,10 +234,12 @@ __device__ __forceinline__ void multiply(const WgmmaArgs& a, Multiplier<L, NT>& 
 }
 
 /// Four outputs of one token.
+template <int NT>
 __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int quad, int token,
                                            float4 sum) {
   const Work& w = a.work;
-  const Place place = find_tile(a, kGroups * pair + quad / 16);
+  const int group = quad / 16 * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
+  const Place place = find_tile(a, groups_of(NT) * pair + group);
   if (place.tile < 0 || token >= w.rows) return;
   const Work::Matrix& m = w.matrix[place.matrix];
   const int n = 64 * place.tile + 4 * (quad % 16);
@@ -254,14 +266,16 @@ __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int qua
 }
 /// Tokens [first, first + count) of an item from sums[token - first_kept][128 outputs], of this
 /// block or, if the chains are split, of all blocks of the cluster in order.
+template <int NT>
 __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int token0, int first,
                                              int count, const float* sums) {
   const bool swiglu = a.work.epilogue == Epilogue::SWIGLU_F16;
-  const int quads = swiglu ? 16 : 32;
+  const int quads = 16 * groups_of(NT) / (swiglu ? 2 : 1);
 #pragma unroll 1
-  for (int i = threadIdx.x - 128; i < count * quads; i += 128 * kGroups) {
+  for (int i = threadIdx.x - 128; i < count * quads; i += 128 * groups_of(NT)) {
     const int token = first + i / quads, quad = i % quads;
-    const float* at = sums + token * kSumStride + 4 * quad;
+    // SwiGLU: gate and up alternate, 64 outputs each.
+    const float* at = sums + token * sum_stride(NT) + 4 * quad + (swiglu ? quad / 16 * 64 : 0);
     const auto add_up = [&](const float* from) {
       if (!a.split) return *reinterpret_cast<const float4*>(from);
       const unsigned address = shared_address(from);
@@ -279,7 +293,7 @@ __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int t
       sum.x = silu(sum.x) * up.x, sum.y = silu(sum.y) * up.y;
       sum.z = silu(sum.z) * up.z, sum.w = silu(sum.w) * up.w;
     }
-    write_quad(a, pair, quad, token0 + token, sum);
+    write_quad<NT>(a, pair, quad, token0 + token, sum);
   }
 }
 /// The sums of tokens [8 First, 8 End) to shared memory, token by token. Little code, so that it
@@ -287,16 +301,17 @@ __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int t
 template <int First, int End, int NT>
 __device__ __forceinline__ void put_sums(float* sums, int group, const float (&total)[NT / 2]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  float* at = sums + 2 * (lane % 4) * kSumStride + 64 * group + 16 * warp + lane / 4;
+  float* at = sums + 2 * (lane % 4) * sum_stride(NT) + 64 * group + 16 * warp + lane / 4;
 #pragma unroll
   for (int j = First; j < End; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      at[(8 * (j - First) + i % 2) * kSumStride + 8 * (i / 2)] = total[4 * j + i];
+      at[(8 * (j - First) + i % 2) * sum_stride(NT) + 8 * (i / 2)] = total[4 * j + i];
   }
 }
+template <int NT>
 __device__ __forceinline__ void multipliers_barrier() {
-  asm volatile("bar.sync 1, 256;" ::: "memory");
+  asm volatile("bar.sync 1, %0;" ::"n"(128 * groups_of(NT)) : "memory");
 }
 /// An item's sums to their matrices. `side` holds kKept tokens; in a split block the rings, drained
 /// by then, hold all of them.
@@ -305,23 +320,23 @@ __device__ __forceinline__ void write_item(const WgmmaArgs& a, int pair, int gro
                                            float* side, float* rings,
                                            const float (&total)[NT / 2]) {
   if (a.split) {
-    multipliers_barrier();
+    multipliers_barrier<NT>();
     put_sums<0, NT / 8, NT>(rings, group, total);
     cluster_barrier();
     const int share = NT / a.work.chains;
-    write_tokens(a, pair, token0, static_cast<int>(cluster_rank()) * share, share, rings);
+    write_tokens<NT>(a, pair, token0, static_cast<int>(cluster_rank()) * share, share, rings);
     return;
   }
   constexpr int kKept = kept_tokens(NT);
-  multipliers_barrier();  // the last item's sums have been written
+  multipliers_barrier<NT>();  // the last item's sums have been written
   put_sums<0, kKept / 8, NT>(side, group, total);
-  multipliers_barrier();
-  write_tokens(a, pair, token0, 0, kKept, side);
+  multipliers_barrier<NT>();
+  write_tokens<NT>(a, pair, token0, 0, kKept, side);
   if constexpr (kKept < NT) {
-    multipliers_barrier();
+    multipliers_barrier<NT>();
     put_sums<kKept / 8, NT / 8, NT>(side, group, total);
-    multipliers_barrier();
-    write_tokens(a, pair, token0 + kKept, 0, kKept, side);
+    multipliers_barrier<NT>();
+    write_tokens<NT>(a, pair, token0 + kKept, 0, kKept, side);
   }
 }
 
@@ -345,7 +360,8 @@ __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* 
 #endif  // sm_90a
 
 template <Layout L, int NT>
-__global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs a) {
+__global__ void __launch_bounds__(threads_of(NT), 1)
+    wgmma_kernel(const __grid_constant__ WgmmaArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
   extern __shared__ std::uint8_t raw[];
@@ -359,18 +375,18 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constan
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       barrier_init(barriers + 8 * i, 1);
-      barrier_init(barriers + 8 * (kWeightStages + i), 4 * kGroups);
+      barrier_init(barriers + 8 * (kWeightStages + i), 4 * groups_of(NT));
     }
     for (int i = 0; i < kXStages; ++i) {
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
-      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * kGroups);
+      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * groups_of(NT));
     }
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
   }
   __syncthreads();
   let_next_start();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 40 : 32));
     wait_for_inputs();
     if (threadIdx.x < 32) produce<L, NT>(a, shared_address(weights), tokens, barriers);
     if (a.split) {
@@ -379,7 +395,7 @@ __global__ void __launch_bounds__(kThreads, 1) wgmma_kernel(const __grid_constan
       cluster_barrier();
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 232 : 112));
     consume<L, NT>(a, weights, tokens, barriers, side, reinterpret_cast<float*>(smem));
     if (a.split) cluster_barrier();  // no block leaves while others read its sums
   }
@@ -422,11 +438,13 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   a.work = work;
   for (int m = 0; m < work.n_matrices; ++m) a.tiles += (work.matrix[m].n + 63) / 64;
   a.token_tiles = (work.rows + NT - 1) / NT;
-  a.items = (a.tiles + kGroups - 1) / kGroups * a.token_tiles;
+  a.items = (a.tiles + groups_of(NT) - 1) / groups_of(NT) * a.token_tiles;
   const auto waves = [&](int blocks) {
     return (blocks + device.multiprocessors - 1) / device.multiprocessors;
   };
-  a.split = work.chains > 1 && waves(a.items * work.chains) < waves(a.items) * work.chains;
+  // A cluster per item costs time of its own: only where blocks would lie idle.
+  a.split = work.chains > 1 && a.items < device.multiprocessors &&
+            waves(a.items * work.chains) < work.chains;
   cudaError_t error = map_tokens(a.x, work, NT);
   if (error != cudaSuccess) return error;
   constexpr int kBytes = shared_size(L, NT);
@@ -435,7 +453,7 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
   config.gridDim = a.split ? a.items * work.chains : std::min(a.items, device.multiprocessors);
-  config.blockDim = kThreads;
+  config.blockDim = threads_of(NT);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
   cudaLaunchAttribute attributes[2];
