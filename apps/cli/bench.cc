@@ -158,14 +158,15 @@ void print_json(const Flags& flags, const herd::ModelInfo& info,
   std::cout << dump(out) << "\n";
 }
 
-void print_text(const Flags& flags, const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings,
-                const std::vector<Row>& rows) {
+void print_text(const Flags& flags, const herd::ModelInfo& info,
+                const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
   std::cout << fmt::format(
       "{}, {}\nceilings measured in this run: read {:.1f} GB/s, {} {:.1f} GFLOP/s\n\n", info.name,
       info.backend, ceilings.read_bytes_per_second / 1e9, flops_name(flags),
       ceilings.flops_per_second / 1e9);
   std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch",
-                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read", "% " + flops_name(flags), "% floor");
+                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read",
+                           "% " + flops_name(flags), "% floor");
   for (const Row& r : rows)
     std::cout << fmt::format(
         "{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,

@@ -90,9 +90,8 @@ KvLayout kv_layout(const ModelConfig& c, const ModelLimits& limits) {
 }
 
 StepLimits step_limits(const ModelConfig& c, const ModelLimits& limits) {
-  return {limits.max_rows,      widest_input(c), limits.context, limits.max_logits,
-          limits.max_sequences, c.vocab,         c.heads,        c.kv_heads,
-          c.head_size};
+  return {limits.max_rows, widest_input(c), limits.context, limits.max_logits, limits.max_sequences,
+          c.vocab,         c.heads,         c.kv_heads,     c.head_size};
 }
 
 Workspace take_workspace(Loader& loader, const ModelConfig& c, const ModelLimits& limits) {

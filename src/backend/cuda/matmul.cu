@@ -77,8 +77,9 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
   case Layout::L: return run_layout<Layout::L>(path, work, limits, stream);
     HERD_LAYOUT(F16)
     HERD_LAYOUT(Q8)
-    HERD_LAYOUT(Q4) HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M) HERD_LAYOUT(K4)
-        HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+    HERD_LAYOUT(Q4)
+    HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M) HERD_LAYOUT(K4) HERD_LAYOUT(K5)
+        HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
 #undef HERD_LAYOUT
   }
   return cudaErrorInvalidValue;

@@ -37,8 +37,7 @@ bool StepRoom::holds(const StepRoom& o) const {
 /// Where each part lies; `fixed` bytes from the start go to the device every step, of the parts
 /// behind it only what is used.
 struct CudaBackend::StepOffsets {
-  std::int64_t ids, positions, slots, logit_rows, sampling, fixed, few, many, pages,
-      sampled, bytes;
+  std::int64_t ids, positions, slots, logit_rows, sampling, fixed, few, many, pages, sampled, bytes;
 };
 
 CudaBackend::StepOffsets CudaBackend::step_offsets(const StepRoom& r) {
@@ -188,7 +187,8 @@ void CudaBackend::plan_few(const Batch&, std::int64_t splits) {
   few_.clear();
   std::int32_t slot = 0, tile = 0;
   for (AttentionItem item : whole) {
-    if (item.n_splits <= each || slot + item.n_splits > scratch_.n_partials || tile >= scratch_.n_counters) {
+    if (item.n_splits <= each || slot + item.n_splits > scratch_.n_partials ||
+        tile >= scratch_.n_counters) {
       few_.push_back(item);
       continue;
     }
