@@ -78,8 +78,9 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
     HERD_LAYOUT(F16)
     HERD_LAYOUT(Q8)
     HERD_LAYOUT(Q4)
-    HERD_LAYOUT(Q4M) HERD_LAYOUT(Q5) HERD_LAYOUT(Q5M) HERD_LAYOUT(K4) HERD_LAYOUT(K5)
-        HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+    HERD_LAYOUT(Q4M)
+    HERD_LAYOUT(Q5)
+    HERD_LAYOUT(Q5M) HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
 #undef HERD_LAYOUT
   }
   return cudaErrorInvalidValue;
@@ -88,7 +89,7 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
 }  // namespace
 
 int chains(quant::Type type, int rows, int columns) {
-  const int wanted = rows <= 8192 ? 4 : rows <= 32768 ? 2 : 1;
+  const int wanted = rows <= 8192 ? kMostChains : rows <= 32768 ? 2 : 1;
   const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
   int c = 1;
   while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;

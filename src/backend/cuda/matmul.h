@@ -7,6 +7,10 @@
 // depends on how many rows there are, so a row's bits are the same alone and in any batch.
 //
 // Nothing here allocates, synchronises or keeps state; every call may be captured in a CUDA graph.
+// From compute capability 9.0 on, a product may fetch weights while the kernel before it in the
+// stream still runs (programmatic dependent launch): wait for the stream once between pack() and
+// the first matmul(). Activations, outputs and workspace are not touched before that kernel has
+// ended.
 #pragma once
 
 #include <cuda_fp16.h>

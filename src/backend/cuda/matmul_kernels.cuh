@@ -21,6 +21,8 @@ struct Work {
   Epilogue epilogue;
 };
 
+constexpr int kMostChains = 4;
+
 /// The tiles of chain c are [first, first + count): as even as whole tiles allow, longer ones
 /// first.
 struct ChainRange {

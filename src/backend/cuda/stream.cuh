@@ -15,7 +15,7 @@ namespace herd::cuda {
 namespace stream_detail {
 
 constexpr int kWarps = 16, kThreads = 32 * kWarps;
-constexpr int kRingBytes = 5 * 1024;  // of a warp: leaves room for the next launch's block
+
 constexpr int kRedStride = 20;  // floats between tokens of a warp's sums: free of bank conflicts
 
 struct StreamArgs {
@@ -143,6 +143,12 @@ __device__ void finish(const Work& w, const Place& place, const float* red, int 
 /// Input tiles in a stage: about two kilobytes, at most 256 inputs.
 constexpr int group_of(Layout l) {
   return is_k(l) || l == Layout::F16 ? 1 : l == Layout::Q8 ? 2 : 4;
+}
+
+/// Bytes a warp's ring takes at most. Short products gain when the next launch's block finds room
+/// beside this one and starts to fetch its weights; long ones from more bytes on their way.
+constexpr int ring_bytes(Layout l) {
+  return (l == Layout::F16 || l == Layout::Q8 ? 10 : 5) * 1024;
 }
 
 /// A warp's ring of stages, and what comes next: all of its chain of output tile after output tile.
@@ -320,7 +326,7 @@ bool plan(StreamArgs& a, int room, int& bytes) {
   const int red_bytes = kWarps * NT * kRedStride * 4;
   const int longest = chain_range(a.work.k_tiles, a.work.chains, 0).count;
   constexpr int kGroup = group_of(L), kStage = kWarps * (kGroup * subtile_bytes(L) + 8);
-  constexpr int kFewest = 2, kMost = std::max(2, kRingBytes / (kGroup * subtile_bytes(L)));
+  constexpr int kFewest = 2, kMost = std::max(2, ring_bytes(L) / (kGroup * subtile_bytes(L)));
   const auto x_bytes = [&](int tiles) {
     return a.work.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
   };

@@ -271,7 +271,7 @@ __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int t
                                              int count, const float* sums) {
   const bool swiglu = a.work.epilogue == Epilogue::SWIGLU_F16;
   const int quads = 16 * groups_of(NT) / (swiglu ? 2 : 1);
-#pragma unroll 1
+#pragma unroll 2
   for (int i = threadIdx.x - 128; i < count * quads; i += 128 * groups_of(NT)) {
     const int token = first + i / quads, quad = i % quads;
     // SwiGLU: gate and up alternate, 64 outputs each.
@@ -279,11 +279,15 @@ __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int t
     const auto add_up = [&](const float* from) {
       if (!a.split) return *reinterpret_cast<const float4*>(from);
       const unsigned address = shared_address(from);
-      float4 sum = remote_float4(address, 0);
-#pragma unroll 1
-      for (int c = 1; c < a.work.chains; ++c) {
-        const float4 v = remote_float4(address, c);
-        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      float4 v[kMostChains];  // all on their way before the first is added
+#pragma unroll
+      for (int c = 0; c < kMostChains; ++c)
+        if (c < a.work.chains) v[c] = remote_float4(address, c);
+      float4 sum = v[0];
+#pragma unroll
+      for (int c = 1; c < kMostChains; ++c) {
+        if (c >= a.work.chains) break;
+        sum.x += v[c].x, sum.y += v[c].y, sum.z += v[c].z, sum.w += v[c].w;
       }
       return sum;
     };
@@ -432,6 +436,17 @@ inline cudaError_t map_tokens(CUtensorMap& map, const Work& w, int nt) {
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+/// Whether to give each chain a block of its own. Costs in inputs per block, fitted to
+/// measurements: about 700 for a block to start and to end, twice that for a cluster to add up.
+/// Split items make many short blocks, so their last wave costs only its share.
+inline bool split_pays(const Work& work, int items, int multiprocessors) {
+  const long long waves = (items + multiprocessors - 1) / multiprocessors;
+  const long long blocks = std::max<long long>(1ll * items * work.chains, multiprocessors);
+  const long long whole = waves * (work.columns + 100);
+  const long long split = blocks * (work.columns / work.chains + 700) / multiprocessors + 1400;
+  return work.chains > 1 && split < whole;
+}
+
 template <Layout L, int NT>
 cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
   WgmmaArgs a{};
@@ -439,12 +454,7 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   for (int m = 0; m < work.n_matrices; ++m) a.tiles += (work.matrix[m].n + 63) / 64;
   a.token_tiles = (work.rows + NT - 1) / NT;
   a.items = (a.tiles + groups_of(NT) - 1) / groups_of(NT) * a.token_tiles;
-  const auto waves = [&](int blocks) {
-    return (blocks + device.multiprocessors - 1) / device.multiprocessors;
-  };
-  // A cluster per item costs time of its own: only where blocks would lie idle.
-  a.split = work.chains > 1 && a.items < device.multiprocessors &&
-            waves(a.items * work.chains) < work.chains;
+  a.split = split_pays(work, a.items, device.multiprocessors);
   cudaError_t error = map_tokens(a.x, work, NT);
   if (error != cudaSuccess) return error;
   constexpr int kBytes = shared_size(L, NT);
