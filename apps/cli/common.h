@@ -50,6 +50,16 @@ std::string read_stdin();
 /// Valid UTF-8 for JSON: other bytes become U+FFFD.
 std::string dump(const nlohmann::ordered_json& json);
 
+/// What `text` holds; discarded if it is no JSON, or nests deeper than 64: values are copied, shown
+/// and freed one call per level.
+template <class Json = nlohmann::json>
+Json parse_json(std::string_view text);
+
+/// `text` for people: control characters escaped, so that it is one line and no terminal obeys it.
+std::string printable(std::string_view text);
+/// The same for error messages, cut where it is long.
+std::string shown(std::string_view text);
+
 /// A JSON integer that may be a token id (the vocabulary decides).
 bool is_token_id(const nlohmann::json& json);
 
@@ -71,6 +81,7 @@ herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions 
 // Each command adds itself to the program; `exit_code` is set when it ran.
 void add_generate(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
+void add_render(CLI::App& app, int& exit_code);
 void add_logits(CLI::App& app, int& exit_code);
 void add_inspect(CLI::App& app, int& exit_code);
 void add_plan(CLI::App& app, int& exit_code);

@@ -29,7 +29,7 @@ struct Entry {
 
 Entry parse_line(const std::string& line, std::size_t number) {
   Entry entry;
-  const auto json = nlohmann::json::parse(line, nullptr, false);
+  const auto json = parse_json(line);
   const bool text = json.is_object() && json.contains("prompt") && json["prompt"].is_string();
   const bool ids =
       json.is_object() && json.contains("ids") && json["ids"].is_array() && !json["ids"].empty();
@@ -44,7 +44,7 @@ Entry parse_line(const std::string& line, std::size_t number) {
   }
   for (const auto& id : json["ids"]) {
     if (!is_token_id(id)) {
-      entry.error = fmt::format("line {}: {} is no token id", number, id.dump());
+      entry.error = fmt::format("line {}: {} is no token id", number, shown(id.dump()));
       return entry;
     }
     entry.request.ids.push_back(id.get<herd::TokenId>());
@@ -75,9 +75,8 @@ herd::Result<std::vector<Entry>> collect(const Flags& flags) {
 herd::Status parse_biases(Flags& flags) {
   for (const std::string& text : flags.biases) {
     const std::size_t equals = std::min(text.find('='), text.size());
-    const auto id = nlohmann::json::parse(text.substr(0, equals), nullptr, false);
-    const auto value =
-        nlohmann::json::parse(text.substr(std::min(equals + 1, text.size())), nullptr, false);
+    const auto id = parse_json(text.substr(0, equals));
+    const auto value = parse_json(text.substr(std::min(equals + 1, text.size())));
     if (!is_token_id(id) || !value.is_number())
       return {herd::Code::invalid_argument, "--logit-bias " + text + ": must be ID=VALUE"};
     flags.sampling.logit_bias.emplace_back(id.get<herd::TokenId>(), value.get<float>());

@@ -23,7 +23,9 @@ void print_json(const herd::FileSummary& file) {
   out["file_bytes"] = file.file_bytes;
   out["metadata"] = nlohmann::ordered_json::array();
   for (const auto& pair : file.metadata)
-    out["metadata"].push_back({{"key", pair.key}, {"type", pair.type}, {"value", pair.value}});
+    out["metadata"].push_back({{"key", pair.key},
+                               {"type", pair.type},
+                               {"value", nlohmann::ordered_json::parse(pair.json)}});
   out["tensors"] = nlohmann::ordered_json::array();
   for (const auto& t : file.tensors)
     out["tensors"].push_back({{"name", t.name},
@@ -40,11 +42,11 @@ void print_text(const herd::FileSummary& file) {
                            human_bytes(static_cast<double>(file.file_bytes)), file.file_bytes,
                            file.metadata.size(), file.tensors.size());
   for (const auto& pair : file.metadata)
-    std::cout << fmt::format("{:<44} {:<14} {}\n", pair.key, pair.type, pair.value);
+    std::cout << fmt::format("{:<44} {:<14} {}\n", printable(pair.key), pair.type, pair.value);
   std::map<std::string, std::uint64_t> by_type;
   std::cout << "\n";
   for (const auto& t : file.tensors) {
-    std::cout << fmt::format("{:<32} {:<8} {:<20} {:>12} bytes\n", t.name, t.type,
+    std::cout << fmt::format("{:<32} {:<8} {:<20} {:>12} bytes\n", printable(t.name), t.type,
                              fmt::format("[{}]", fmt::join(t.shape, ", ")), t.bytes);
     by_type[t.type] += t.bytes;
   }
@@ -69,7 +71,7 @@ void add_inspect(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("inspect", "metadata and tensors of a GGUF file");
   flags->model.add_path(*command, true);
-  command->add_flag("--json", flags->json, "for machines");
+  command->add_flag("--json", flags->json, "for machines: values whole and typed");
   command->footer("Example: herd inspect model.gguf");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });
 }

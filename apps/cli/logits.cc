@@ -23,7 +23,7 @@ herd::Result<Sequences> read_sequences(const std::string& path) {
   const auto bad = [&](const std::string& what) {
     return herd::Error{herd::Code::invalid_argument, path + ": " + what + "; must be [[ids], ...]"};
   };
-  const auto json = nlohmann::json::parse(*text, nullptr, false);
+  const auto json = parse_json(*text);
   if (!json.is_array()) return bad("no JSON list");
   if (json.empty()) return bad("an empty list of sequences");
   Sequences sequences;
@@ -31,7 +31,8 @@ herd::Result<Sequences> read_sequences(const std::string& path) {
     if (!json[i].is_array()) return bad(fmt::format("entry {} is no list", i));
     auto& sequence = sequences.emplace_back();
     for (const auto& id : json[i]) {
-      if (!is_token_id(id)) return bad(fmt::format("sequence {}: {} is no token id", i, id.dump()));
+      if (!is_token_id(id))
+        return bad(fmt::format("sequence {}: {} is no token id", i, shown(id.dump())));
       sequence.push_back(id.get<herd::TokenId>());
     }
   }

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   int exit_code = cli::kOk;
   cli::add_generate(app, exit_code);
   cli::add_tokenize(app, exit_code);
+  cli::add_render(app, exit_code);
   cli::add_logits(app, exit_code);
   cli::add_inspect(app, exit_code);
   cli::add_plan(app, exit_code);

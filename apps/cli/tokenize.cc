@@ -36,22 +36,22 @@ herd::Error no_id(const std::string& text) {
 
 /// A JSON list of ids or {"ids": [...]}, else ids with white space between them.
 herd::Result<std::vector<herd::TokenId>> parse_ids(const std::string& text) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = parse_json(text);
   std::vector<herd::TokenId> ids;
   if (json.is_array() || json.is_object()) {
     const auto list = json.is_object() ? json.value("ids", nlohmann::json()) : json;
     if (!list.is_array())
       return herd::Error{herd::Code::invalid_argument, "stdin: must be [ids] or {\"ids\": [ids]}"};
     for (const auto& id : list) {
-      if (!is_token_id(id)) return no_id(id.dump());
+      if (!is_token_id(id)) return no_id(shown(id.dump()));
       ids.push_back(id.get<herd::TokenId>());
     }
     return ids;
   }
   std::istringstream in(text);
   for (std::string word; in >> word;) {
-    const auto id = nlohmann::json::parse(word, nullptr, false);
-    if (!is_token_id(id)) return no_id(word);
+    const auto id = parse_json(word);
+    if (!is_token_id(id)) return no_id(shown(word));
     ids.push_back(id.get<herd::TokenId>());
   }
   return ids;

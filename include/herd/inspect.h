@@ -11,7 +11,9 @@ namespace herd {
 
 struct FileSummary {
   struct Pair {
-    std::string key, type, value;  // value: one line, long arrays and strings cut
+    std::string key, type;
+    std::string value;  // one line for people, long arrays and strings cut
+    std::string json;   // the whole value as JSON; bytes that are not UTF-8 become U+FFFD
   };
   struct Tensor {
     std::string name, type;

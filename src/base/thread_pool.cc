@@ -45,23 +45,30 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run_job(Job job) {
+void ThreadPool::run_job(Job job, int chunks) {
+  if (workers_.empty() || chunks <= 1) {
+    for (int chunk = 0; chunk < chunks; ++chunk) job.call(job.context, chunk, 0);
+    return;
+  }
   job_ = job;
-  next_chunk_.store(0, std::memory_order_relaxed);
-  if (workers_.empty() || job.chunks <= 1) return take_chunks(0);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  left_.store(chunks, std::memory_order_relaxed);
+  ticket_.store(std::uint64_t{static_cast<std::uint32_t>(chunks)} << 32, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_chunks(0);
-  for (int left = busy_.load(std::memory_order_acquire); left != 0;
-       left = busy_.load(std::memory_order_acquire))
-    wait_while(busy_, left);
+  for (int left = left_.load(std::memory_order_acquire); left != 0;
+       left = left_.load(std::memory_order_acquire))
+    wait_while(left_, left);
 }
 
 void ThreadPool::take_chunks(int thread) {
-  for (int chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed); chunk < job_.chunks;
-       chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed))
-    job_.call(job_.context, chunk, thread);
+  for (;;) {
+    const std::uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+    const std::uint32_t chunk = static_cast<std::uint32_t>(ticket);
+    if (chunk >= static_cast<std::uint32_t>(ticket >> 32)) return;
+    job_.call(job_.context, static_cast<int>(chunk), thread);
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1 && thread != 0) left_.notify_one();
+  }
 }
 
 void ThreadPool::work(int thread) {
@@ -71,7 +78,6 @@ void ThreadPool::work(int thread) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_acquire)) return;
     take_chunks(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
 }
 

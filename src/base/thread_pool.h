@@ -28,23 +28,27 @@ class ThreadPool {
     using B = std::remove_reference_t<Body>;
     run_job(
         {[](void* context, int chunk, int thread) { (*static_cast<B*>(context))(chunk, thread); },
-         const_cast<void*>(static_cast<const void*>(&body)), chunks});
+         const_cast<void*>(static_cast<const void*>(&body))},
+        chunks);
   }
 
  private:
   struct Job {
     void (*call)(void* context, int chunk, int thread) = nullptr;
     void* context = nullptr;
-    int chunks = 0;
   };
-  void run_job(Job job);
+  void run_job(Job job, int chunks);
   void take_chunks(int thread);
   void work(int thread);
 
+  // A job is over when its chunks are done, not when every worker has looked at it: a worker that
+  // is late (its core is taken) holds nobody up. So a worker may come while the next job is being
+  // set up; the ticket tells it in one step which chunk it got and of how many, and a job is not
+  // touched while one of its chunks is out.
   Job job_;
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for a change
-  alignas(64) std::atomic<int> next_chunk_{0};
-  alignas(64) std::atomic<int> busy_{0};  // workers that have not finished the job
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};      // chunks << 32 | next chunk
+  alignas(64) std::atomic<int> left_{0};                  // chunks not done
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

@@ -50,7 +50,8 @@ Result<FileSummary> inspect_file(const std::string& path) {
     std::string type(gguf::to_string(pair.value.type));
     if (pair.value.type == gguf::ValueType::array)
       type = fmt::format("{}[{}]", gguf::to_string(pair.value.element), pair.value.array_size());
-    out.metadata.push_back({pair.key, std::move(type), gguf::summarize(pair.value, kItems)});
+    out.metadata.push_back({pair.key, std::move(type), gguf::summarize(pair.value, kItems),
+                            gguf::to_json(pair.value)});
   }
   for (const gguf::TensorInfo& t : file->tensors())
     out.tensors.push_back(

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "gguf/reader.h"
 #include "model/model.h"
 
 namespace herd {
@@ -113,8 +114,8 @@ float read_rope_scale(ConfigReader& reader) {
   if (type == "none") return 1.0f;
   if (type != "linear")
     reader.fail(
-        {Code::unsupported, fmt::format("{} = \"{}\": supported are \"none\" and \"linear\"",
-                                        reader.key("rope.scaling.type"), type)});
+        {Code::unsupported, fmt::format("{} = {}: supported are \"none\" and \"linear\"",
+                                        reader.key("rope.scaling.type"), gguf::quoted(type))});
   const bool current = reader.has("rope.scaling.factor");
   return reader.real(current ? "rope.scaling.factor" : "rope.scale_linear", 0, 1e6, 1.0f);
 }
@@ -175,9 +176,8 @@ Result<ModelConfig> read_config(const gguf::File& file) {
   const auto architecture = file.get_string("general.architecture");
   if (!architecture.ok()) return architecture.error();
   if (*architecture != "llama")
-    return Error{
-        Code::unsupported,
-        fmt::format("general.architecture = \"{}\": supported is \"llama\"", *architecture)};
+    return Error{Code::unsupported, fmt::format("general.architecture = {}: supported is \"llama\"",
+                                                gguf::quoted(*architecture))};
   ModelConfig c;
   c.architecture = *architecture;
   ConfigReader reader(file, c.architecture);

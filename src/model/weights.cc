@@ -6,6 +6,7 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "gguf/reader.h"
 #include "model/loader.h"
 
 namespace herd {
@@ -55,8 +56,9 @@ Status check_tensors(const gguf::File& file, std::span<const TensorSpec> table) 
     if (!known.contains(tensor.name))
       return {
           Code::unsupported,
-          fmt::format("{}: this architecture has no such tensor; ignoring it would change results",
-                      tensor.name)};
+          fmt::format(
+              "tensor {}: this architecture has no such tensor; ignoring it would change results",
+              gguf::quoted(tensor.name))};
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "gguf/reader.h"
 #include "token/end_tokens.h"
 #include "token/word_table.h"
 
@@ -37,9 +38,9 @@ Status read_tokens(const gguf::File& file, Vocabulary& v) {
                                  token.size(), kMaxTokenBytes));
     if (!token.empty() && !seen.insert(token, static_cast<std::uint32_t>(i)))
       return corrupt(
-          fmt::format("tokenizer.ggml.tokens[{}] is \"{}\", as is tokens[{}]; each token "
+          fmt::format("tokenizer.ggml.tokens[{}] is {}, as is tokens[{}]; each token "
                       "may appear once",
-                      i, token, seen.find(token)));
+                      i, gguf::quoted(token), seen.find(token)));
   }
   v.tokens.assign(found->begin(), found->end());
   return {};
@@ -74,9 +75,9 @@ Status read_types(const gguf::File& file, Vocabulary& v) {
     v.types[i] = static_cast<std::int32_t>((*types)[i]);
     if (v.types[i] == kTypeByte && parse_byte_token(v.tokens[i]) < 0)
       return corrupt(
-          fmt::format("tokenizer.ggml.tokens[{}] is \"{}\" and of type 6 (byte); byte "
+          fmt::format("tokenizer.ggml.tokens[{}] is {} and of type 6 (byte); byte "
                       "tokens are <0x00> to <0xFF>",
-                      i, v.tokens[i]));
+                      i, gguf::quoted(v.tokens[i])));
   }
   return {};
 }
@@ -98,17 +99,17 @@ Status add_merge(std::string_view merge, std::size_t index, const WordTable& ids
   const std::size_t space = merge.find(' ', 1);
   if (space == std::string_view::npos || space + 1 == merge.size())
     return corrupt(
-        fmt::format("tokenizer.ggml.merges[{}] is \"{}\"; it must be two tokens with a "
+        fmt::format("tokenizer.ggml.merges[{}] is {}; it must be two tokens with a "
                     "space between them",
-                    index, merge));
+                    index, gguf::quoted(merge)));
   const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
   const std::string joined = fmt::format("{}{}", left, right);
   for (const std::string_view part : {left, right, std::string_view(joined)})
     if (ids.find(part) == WordTable::kNone)
       return corrupt(
-          fmt::format("tokenizer.ggml.merges[{}] is \"{}\", but \"{}\" is none of the {} "
+          fmt::format("tokenizer.ggml.merges[{}] is {}, but {} is none of the {} "
                       "tokens",
-                      index, merge, part, v.tokens.size()));
+                      index, gguf::quoted(merge), gguf::quoted(part), v.tokens.size()));
   auto id = [&](std::string_view text) { return static_cast<TokenId>(ids.find(text)); };
   v.merges.emplace_back(id(left), id(right));
   v.merged.push_back(id(joined));
@@ -140,8 +141,8 @@ Status read_pretokenizer(const gguf::File& file, Vocabulary& v) {
   }
   v.pre = find_pretokenizer(name);
   if (v.pre != nullptr) return {};
-  return Error{Code::unsupported,
-               fmt::format("tokenizer.ggml.pre is \"{}\"; known: {}", name, known_pretokenizers())};
+  return Error{Code::unsupported, fmt::format("tokenizer.ggml.pre is {}; known: {}",
+                                              gguf::quoted(name), known_pretokenizers())};
 }
 
 /// Keeps `id` as it is where the key is absent.
@@ -211,7 +212,7 @@ Result<VocabularyKind> read_kind(const gguf::File& file) {
   if (*model == "llama") return VocabularyKind::spm;
   if (*model == "gpt2") return VocabularyKind::bpe;
   return Error{Code::unsupported,
-               fmt::format("tokenizer.ggml.model is \"{}\"; known: llama, gpt2", *model)};
+               fmt::format("tokenizer.ggml.model is {}; known: llama, gpt2", gguf::quoted(*model))};
 }
 
 Status read_model_specific(const gguf::File& file, Vocabulary& v) {

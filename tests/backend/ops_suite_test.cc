@@ -25,7 +25,7 @@ TEST_P(CpuEqualsReference, MatmulOfEveryTypeAndSize) {
     for (const std::int32_t columns : widths) {
       for (const std::int32_t outputs : {1, 15, 16, 17, 33, 96}) {
         const auto blocks = random_blocks(info.type, outputs, columns, random);
-        for (const std::int32_t rows : {1, 2, 3, 5, 8, 15, 16, 17, 33, 64}) {
+        for (const std::int32_t rows : {1, 2, 3, 5, 8, 12, 15, 16, 17, 24, 32, 33, 64}) {
           if (GetParam().isa == Isa::scalar && rows > 5 && outputs > 17)
             continue;  // slow, and no new path
           SCOPED_TRACE(std::string(info.name) + " rows " + std::to_string(rows) + " columns " +

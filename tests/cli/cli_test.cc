@@ -166,6 +166,52 @@ TEST(Cli, DetokenizeRefusesWhatIsNoListOfKnownIds) {
   expect_one_error(herd(command, "[1, 999999]"), 1, "999999");
   expect_one_error(herd(command, "[1, \"x\"]"), 1, "x");
   expect_one_error(herd(command, "{\"pieces\": []}"), 1, "ids");
+  const Outcome long_word = herd(command, std::string(100000, 'x'));
+  expect_one_error(long_word, 1, "is no token id");
+  EXPECT_LT(long_word.err.size(), 200u);
+}
+
+/// A GGUF without tensors: a chat template and one token, which is BOS.
+std::string chat_file(const std::string& chat_template) {
+  const auto number = [](std::uint64_t value, std::size_t bytes) {
+    return std::string(reinterpret_cast<const char*>(&value), bytes);
+  };
+  const auto text = [&](const std::string& t) { return number(t.size(), 8) + t; };
+  constexpr std::uint64_t kU32 = 4, kString = 8, kArray = 9;
+  return "GGUF" + number(3, 4) + number(0, 8) + number(3, 8) +                         //
+         text("tokenizer.chat_template") + number(kString, 4) + text(chat_template) +  //
+         text("tokenizer.ggml.tokens") + number(kArray, 4) + number(kString, 4) + number(1, 8) +
+         text("<s>") +  //
+         text("tokenizer.ggml.bos_token_id") + number(kU32, 4) + number(0, 4);
+}
+
+TEST(Cli, RenderTakesTheFilesTemplateAndTokens) {
+  Folder folder;
+  const std::string chat = folder.write(
+      "chat.gguf", chat_file("{{ bos_token }}{% for m in messages %}{{ m }}{% endfor %}"));
+  const Outcome of_file = herd({"render", "-m", chat}, R"({"messages": ["é", 1.50]})");
+  EXPECT_EQ(of_file.status, 0) << of_file.err;
+  EXPECT_EQ(of_file.out, "<s>é1.5");
+  const Outcome of_case = herd({"render", "-m", chat}, R"({"messages": [], "bos_token": "B"})");
+  EXPECT_EQ(of_case.out, "B");
+  expect_one_error(herd({"render", "-m", chat}, "{"), 1, "stdin: not valid JSON");
+}
+
+TEST(Cli, DeeplyNestedJsonIsOneLineNotACrash) {
+  for (const std::size_t depth : {65u, 200u, 300000u}) {
+    SCOPED_TRACE(depth);
+    Folder folder;
+    const std::string nested = std::string(depth, '[') + std::string(depth, ']');
+    expect_one_error(herd({"tokenize", "-m", kModel, "--detokenize"}, nested), 1, "no token id");
+    const std::string ids = folder.write("ids.json", nested);
+    expect_one_error(herd({"logits", "-m", kModel, "--ids", ids, "--out", folder / "out"}), 1, ids);
+    const std::string prompts = folder.write("p.jsonl", "{\"ids\": [" + nested + "]}");
+    const Outcome run = herd({"generate", "-m", kModel, "--prompts", prompts});
+    EXPECT_EQ(run.status, 1);
+    EXPECT_NE(run.err.find("line 1: must be"), std::string::npos) << run.err;
+    const std::string chat = folder.write("chat.gguf", chat_file("{{ bos_token }}"));
+    expect_one_error(herd({"render", "-m", chat}, "{\"messages\": " + nested + "}"), 1, "stdin");
+  }
 }
 
 // ---- logits ----
@@ -228,12 +274,43 @@ TEST(Cli, InspectListsMetadataAndTensors) {
   EXPECT_GT(bytes, 400'000);
   EXPECT_LT(bytes, static_cast<std::int64_t>(std::filesystem::file_size(kModel)));
   EXPECT_GE(file["metadata"].size(), 19u);
+  const auto value = [&](const std::string& key) {
+    for (const json& pair : file["metadata"])
+      if (pair["key"] == key) return pair["value"];
+    return json();
+  };
+  EXPECT_EQ(value("general.architecture"), "llama");
+  EXPECT_TRUE(value("llama.block_count").is_number_unsigned());
+  EXPECT_TRUE(value("llama.attention.layer_norm_rms_epsilon").is_number_float());
+  const json tokens = value("tokenizer.ggml.tokens");  // whole, not a sample of it
+  ASSERT_TRUE(tokens.is_array());
+  EXPECT_EQ(tokens.size(), value("tokenizer.ggml.token_type").size());
 
   const Outcome text = herd({"inspect", kModel});
   EXPECT_EQ(text.status, 0);
   for (const char* part :
        {"general.architecture", "llama.block_count", "token_embd.weight", "smollm"})
     EXPECT_NE(text.out.find(part), std::string::npos) << part;
+}
+
+TEST(Cli, InspectEscapesControlCharactersInNames) {
+  const auto number = [](std::uint64_t value, std::size_t bytes) {
+    return std::string(reinterpret_cast<const char*>(&value), bytes);
+  };
+  const auto text = [&](const std::string& t) { return number(t.size(), 8) + t; };
+  std::string bytes = "GGUF" + number(3, 4) + number(1, 8) + number(1, 8);
+  bytes += text("key\n\x1b[2J") + number(4, 4) + number(7, 4);
+  bytes += text("tensor\n\x1b[2J") + number(1, 4) + number(8, 8) + number(0, 4) + number(0, 8);
+  bytes.resize((bytes.size() + 31) / 32 * 32 + 32);
+  Folder folder;
+  const std::string model = folder.write("m.gguf", bytes);
+  const Outcome run = herd({"inspect", model});
+  ASSERT_EQ(run.status, 0) << run.err;
+  EXPECT_EQ(run.out.find('\x1b'), std::string::npos);
+  for (const char* part : {"key\\x0a\\x1b[2J ", "tensor\\x0a\\x1b[2J "})
+    EXPECT_NE(run.out.find(part), std::string::npos) << part << "\n" << run.out;
+  const json whole = json::parse(herd({"inspect", model, "--json"}).out);
+  EXPECT_EQ(whole["metadata"][0]["key"], "key\n\x1b[2J");
 }
 
 TEST(Cli, PlanAddsUp) {

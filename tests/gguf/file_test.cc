@@ -154,6 +154,9 @@ TEST(GgufFile, Version2) {
 TEST(GgufFile, Summaries) {
   const Bytes bytes = one_of_each();
   const File file = parse(bytes).value();
+  EXPECT_EQ(to_json(*file.find("byte")), "200");
+  EXPECT_EQ(to_json(*file.find("real")), "0.5");
+  EXPECT_EQ(to_json(*file.find("ints")), "[-1,7]");
   EXPECT_EQ(summarize(*file.find("byte"), 3), "200");
   EXPECT_EQ(summarize(*file.find("real"), 3), "0.5");
   EXPECT_EQ(summarize(*file.find("ints"), 3), "[-1, 7]");

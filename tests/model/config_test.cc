@@ -160,6 +160,17 @@ const Exhibit kExhibits[] = {
 INSTANTIATE_TEST_SUITE_P(ModelConfig, Museum, testing::ValuesIn(kExhibits),
                          [](const auto& param) { return std::string(param.param.name); });
 
+TEST(ModelConfig, NothingRawFromTheFileInMessages) {
+  const std::string text = "a\nb\x1b" + std::string(1000, 'c');
+  for (const char* key : {"general.architecture", "llama.rope.scaling.type"}) {
+    const auto c = read_with(key, value(text.c_str()));
+    ASSERT_FALSE(c.ok()) << key;
+    EXPECT_EQ(c.error().message.find_first_of("\n\x1b"), std::string::npos) << key;
+    EXPECT_NE(c.error().message.find("\"a\\x0ab\\x1bc"), std::string::npos) << c.error().message;
+    EXPECT_LT(c.error().message.size(), 200u);
+  }
+}
+
 TEST(ModelConfig, MissingKeysAreNamed) {
   for (const char* key : {"general.architecture", "llama.block_count", "llama.context_length",
                           "llama.embedding_length", "llama.feed_forward_length",

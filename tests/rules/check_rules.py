@@ -13,7 +13,7 @@ from source_text import functions, without_comments_and_strings
 
 # Rooms of src/, lowest first. A room includes only rooms below it that src/CMakeLists.txt says it
 # NEEDS; `core` is plain data without a library, open to every room but base.
-ROOMS = ["base", "core", "quant", "gguf", "token", "backend", "model", "kv", "sched", "sample", "engine"]
+ROOMS = ["base", "core", "quant", "gguf", "token", "chat", "backend", "model", "kv", "sched", "sample", "engine"]
 CODE = {".cc", ".h", ".inl", ".cu", ".cuh", ".metal", ".c"}
 TEXT = CODE | {".py", ".md", ".txt", ".cmake", ".json", ".jsonl", ".sh", ""}
 FILE_LINES = 800
@@ -57,7 +57,8 @@ class Source:
 def read_tree(root):
     folders = ["src", "include", "apps", "examples", "bench", "tests", "scripts", "docs", "cmake", ".ci"]
     files = [p for folder in folders for p in sorted((root / folder).rglob("*")) if p.is_file()]
-    files += [p for p in sorted(root.glob("*")) if p.is_file() and p.name != ".git"]  # a worktree's
+    # In a worktree .git is a file that holds a path of the machine.
+    files += [p for p in sorted(root.glob("*")) if p.is_file() and p.name != ".git"]
     sources = []
     for path in files:
         relative = path.relative_to(root).as_posix()

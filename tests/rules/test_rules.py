@@ -113,6 +113,9 @@ class Rules(unittest.TestCase):
             with self.subTest(text=text):
                 self.assertEqual(self.violations({**GOOD, "src/gguf/file.cc": text}), [])
 
+    def test_the_git_file_of_a_worktree_is_no_violation(self):
+        self.assertEqual(self.violations({**GOOD, ".git": "gitdir: /home/me/herd/.git/worktrees/x\n"}), [])
+
     def test_command_exit_codes(self):
         script = Path(__file__).parent / "check_rules.py"
         with tempfile.TemporaryDirectory() as folder:

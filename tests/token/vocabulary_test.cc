@@ -113,6 +113,36 @@ TEST(BadVocabulary, UnknownKinds) {
   EXPECT_EQ(Tokenizer::from_gguf(gguf::File()).error().code, Code::not_found);
 }
 
+TEST(BadVocabulary, NothingRawFromTheFileInMessages) {
+  const std::string text = "a\nb\x1b" + std::string(1000, 'c');
+  const auto refuse = [](const HandVocabulary& v) {
+    const auto built = build(v.writer());
+    ASSERT_FALSE(built.ok());
+    EXPECT_EQ(built.error().message.find_first_of("\n\x1b"), std::string::npos);
+    EXPECT_NE(built.error().message.find("\"a\\x0ab\\x1bc"), std::string::npos);
+    EXPECT_EQ(built.error().message.find(std::string(100, 'c')), std::string::npos);
+  };
+  HandVocabulary v = byte_vocabulary();
+  v.model = text;
+  refuse(v);
+  v = byte_vocabulary();
+  v.pre = text;
+  refuse(v);
+  v = byte_vocabulary();
+  v.add(text);
+  v.add(text);
+  refuse(v);
+  v.tokens.pop_back();
+  v.types = std::vector<std::int32_t>(v.tokens.size(), 6);
+  std::swap(v.tokens.front(), v.tokens.back());
+  refuse(v);
+  v = byte_vocabulary();
+  v.merges.push_back(text);
+  refuse(v);
+  v.merges.back() += " d";
+  refuse(v);
+}
+
 TEST(BadVocabulary, Ids) {
   for (const char* key : {"bos_token_id", "eos_token_id", "unknown_token_id", "eot_token_id"}) {
     HandVocabulary v = byte_vocabulary();

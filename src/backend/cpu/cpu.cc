@@ -135,7 +135,7 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
                                               std::int32_t max_context) const {
   const std::int64_t row_block = std::min<std::int64_t>(max_rows, kRowBlock);
   Scratch s = {};
-  if (max_rows > table_.fused_rows) {
+  if (max_rows > std::min(table_.fused_rows, kPackedFused - 1)) {
     s.packed = std::int64_t{max_rows} * max_columns;
     s.unpacked = std::int64_t{table_.tile_panels} * kChunk * kPanelRows;
     s.totals = row_block * table_.tile_panels * kPanelRows;

@@ -97,7 +97,7 @@ class CpuBackend final : public Backend {
   void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
   void store(const RopeStoreArgs& args);
   void products(const ProductArgs& args);
-  void matmul_fused(const ProductArgs& args);
+  void matmul_fused(const ProductArgs& args, bool packed);
   void matmul_tiled(const ProductArgs& args);
   void pack_inputs(const ProductArgs& args, std::int32_t columns);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,

@@ -6,6 +6,8 @@
 namespace herd::cpu {
 namespace {
 
+constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
+
 /// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
 struct TileRows {
   std::int32_t first, rows;
@@ -17,6 +19,29 @@ TileRows tile_rows(std::int32_t n, std::int32_t most, std::int32_t t) {
 }
 std::int32_t tile_count(std::int32_t n, std::int32_t most) {
   return (n + most - 1) / most;
+}
+
+/// The largest of kFusedSizes for `rows` more rows, as an index; packed inputs are not always
+/// there.
+int fused_size(std::int32_t rows, bool packed) {
+  int size = 0;
+  while (size + 1 < kFusedKinds && kFusedSizes[size + 1] <= rows &&
+         (packed || kFusedSizes[size + 1] < kPackedFused))
+    ++size;
+  return size;
+}
+/// Weights are decoded once per kernel called: past two of them a single unpacking is the cheaper.
+bool few_fused(std::int32_t rows) {
+  rows -= kFusedSizes[fused_size(rows, true)];
+  return rows == 0 || rows == kFusedSizes[fused_size(rows, true)];
+}
+
+/// Rows [rows][columns] to [columns][rows], for inputs [k0, k1).
+void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int32_t k0,
+               std::int32_t k1, float* to) {
+  for (std::int32_t k = k0; k < k1; ++k)
+    for (std::int32_t r = 0; r < rows; ++r)
+      to[std::int64_t{k} * rows + r] = x[std::int64_t{r} * columns + k];
 }
 
 /// Panels handed to a thread at a time: enough to amortise the hand-out, few enough to balance.
@@ -39,8 +64,9 @@ void CpuBackend::products(const ProductArgs& args) {
   }
   if (args.rows == 0) return;
   const std::int64_t inputs = std::int64_t{args.rows} * matrix(args.weights[0]).columns;
-  if (args.rows <= table_.fused_rows || inputs > scratch_.packed)
-    matmul_fused(args);
+  const bool packs = inputs <= scratch_.packed;  // no scratch: the small fused kernels only
+  if (!packs || (args.rows <= table_.fused_rows && few_fused(args.rows)))
+    matmul_fused(args, packs && table_.fused[0][kFusedKinds - 1] != nullptr);
   else
     matmul_tiled(args);
 }
@@ -72,7 +98,19 @@ void store_totals(const float* totals, std::int32_t width, std::int32_t rows, st
 
 }  // namespace
 
-void CpuBackend::matmul_fused(const ProductArgs& args) {
+void CpuBackend::matmul_fused(const ProductArgs& args, bool packed) {
+  const std::int32_t columns = matrix(args.weights[0]).columns;
+  for (std::int32_t row = 0; row < args.rows;) {
+    const std::int32_t rows = kFusedSizes[fused_size(args.rows - row, packed)];
+    if (rows >= kPackedFused)
+      for_each((columns + kPackPiece - 1) / kPackPiece, rows * kPackPiece, [&](std::int64_t i) {
+        const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
+        const std::int64_t at = std::int64_t{row} * columns;
+        pack_rows(args.x + at, columns, rows, k0, std::min(columns, k0 + kPackPiece),
+                  packed_.get() + at);
+      });
+    row += rows;
+  }
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     total += panels[i] = matrix(args.weights[i]).panels;
@@ -83,13 +121,13 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   pool_.run(chunks, [&](int chunk, int) {
     const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
     const Matrix& m = matrix(args.weights[run.weight]);
+    const auto& kernels = table_.fused[type_index(m.type)];
     for (std::int32_t row = 0; row < args.rows;) {
-      const std::int32_t left = args.rows - row;
-      const int size = left >= 4 ? 2 : left >= 2 ? 1 : 0;  // of kFusedSizes
-      table_.fused[type_index(m.type)][size]({m.data.get(), m.panel_bytes, run.first, run.count,
-                                              m.columns, args.x + std::int64_t{row} * m.columns,
-                                              args.out[run.weight] + std::int64_t{row} * m.rows,
-                                              m.rows, args.add});
+      const int size = fused_size(args.rows - row, packed);
+      const float* x = kFusedSizes[size] >= kPackedFused ? packed_.get() : args.x;
+      kernels[size]({m.data.get(), m.panel_bytes, run.first, run.count, m.columns,
+                     x + std::int64_t{row} * m.columns,
+                     args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add});
       row += kFusedSizes[size];
     }
   });
@@ -100,11 +138,8 @@ void CpuBackend::pack_inputs(const ProductArgs& args, std::int32_t columns) {
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   for_each(tiles, std::int64_t{table_.tile_rows} * columns, [&](std::int64_t t) {
     const TileRows rows = tile_rows(args.rows, table_.tile_rows, static_cast<std::int32_t>(t));
-    const float* x = args.x + std::int64_t{rows.first} * columns;
-    float* to = packed_.get() + std::int64_t{rows.first} * columns;
-    for (std::int32_t r = 0; r < rows.rows; ++r)
-      for (std::int32_t k = 0; k < columns; ++k)
-        to[std::int64_t{k} * rows.rows + r] = x[std::int64_t{r} * columns + k];
+    const std::int64_t at = std::int64_t{rows.first} * columns;
+    pack_rows(args.x + at, columns, rows.rows, 0, columns, packed_.get() + at);
   });
 }
 

@@ -13,9 +13,11 @@
 namespace herd::cpu {
 
 inline constexpr int kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
-inline constexpr int kFusedSizes[] = {1, 2, 4};  // row counts the fused kernels exist for
-inline constexpr int kMaxTileRows = 12;          // most rows of a tile in any table
-inline constexpr int kRowBlock = 240;  // rows that share one unpacking: a multiple of every tile
+inline constexpr int kFusedSizes[] = {1, 2, 4, 8, 16};  // row counts a fused kernel may exist for
+inline constexpr int kFusedKinds = static_cast<int>(std::size(kFusedSizes));
+inline constexpr int kPackedFused = 8;   // from this size on, fused kernels take packed inputs
+inline constexpr int kMaxTileRows = 12;  // most rows of a tile in any table
+inline constexpr int kRowBlock = 240;    // rows that share one unpacking: a multiple of every tile
 inline constexpr int kMaxHeadSize = 512;
 inline constexpr int kTypeCount = static_cast<int>(std::size(quant::kTypes));
 
@@ -32,7 +34,7 @@ struct FusedArgs {
   std::int64_t panel_bytes;
   std::int32_t first_panel, n_panels;  // n_panels is even: matrices are padded to pairs of panels
   std::int32_t columns;
-  const float* x;  // [rows][columns]
+  const float* x;  // [rows][columns]; from kPackedFused rows on [columns][rows]
   float* out;      // [rows][outputs]
   std::int32_t outputs;
   bool add;
@@ -82,9 +84,10 @@ struct RowNormArgs {
 struct KernelTable {
   Isa isa;
   int tile_rows;   // rows of the largest tile
-  int fused_rows;  // up to this many rows the fused kernel is the faster one
+  int fused_rows;  // up to this many rows the fused kernels are the faster ones
 
-  void (*fused[kTypeCount][3])(const FusedArgs&);  // by kFusedSizes
+  void (*fused[kTypeCount][kFusedKinds])(
+      const FusedArgs&);  // by kFusedSizes; null past the largest
   UnpackFn unpack[kTypeCount];
   void (*tile[2][kMaxTileRows])(const TileArgs&);  // [panels - 1][rows - 1]; null past tile_rows
   int tile_panels;                                 // panels per tile that exist: 1 or 2

@@ -17,19 +17,31 @@ INLINE F load_values(const std::byte* base, std::int64_t index) {
     return load(reinterpret_cast<const float*>(base) + index);
 }
 
+/// Bytes of one component of a key or value.
+template <KvType K>
+inline constexpr int kKvBytes = K == KvType::f16 ? 2 : 4;
+
+/// Asks for N components from index `index`, which the next page is read at while this one is used.
+template <KvType K, int N>
+INLINE void prefetch_components(const std::byte* base, std::int64_t index) {
+  constexpr int kBytes = N * kKvBytes<K>;
+  unroll<(kBytes + 63) / 64>(
+      [&](auto i) INLINE_LAMBDA { prefetch(base + index * kKvBytes<K> + i.value * 64); });
+}
+
 /// scores[r][j] = chain(d, fma(q[d], k_j[d])) * key scale * scale for B vectors of 16 keys from
 /// offset j0 of a page.
 template <KvType K, int R, int B>
-INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, std::int32_t j0,
-                        std::int64_t position) {
+INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, const std::byte* next,
+                        std::int32_t j0, std::int64_t position) {
   F acc[R][B];
   unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA { acc[r.value][b.value] = zero(); });
   const float* q = a.q;
   for (std::int32_t d = 0; d < a.head_size; ++d, q += R) {
     F k[B];
-    unroll<B>([&](auto b) INLINE_LAMBDA {
-      k[b.value] = load_keys<K>(keys, std::int64_t{d} * a.page_size + j0 + b.value * 16);
-    });
+    const std::int64_t at = std::int64_t{d} * a.page_size + j0;
+    prefetch_components<K, 16 * B>(next, at);
+    unroll<B>([&](auto b) INLINE_LAMBDA { k[b.value] = load_keys<K>(keys, at + b.value * 16); });
     unroll<R>([&](auto r) INLINE_LAMBDA {
       const F value = set1(q[r.value]);
       unroll<B>([&](auto b) INLINE_LAMBDA {
@@ -52,8 +64,11 @@ INLINE void score_all(const AttentionTileArgs& a) {
   constexpr int B = 2 * R <= kAccumulators ? 2 : 1;
   for (std::int32_t first = 0, page = 0; first < a.max_keys; first += a.page_size, ++page) {
     const std::byte* keys = a.keys + a.pages[page] * a.key_page_bytes;
+    const bool last = first + a.page_size >= a.max_keys;  // then the values are next
+    const std::byte* next = last ? a.values + a.pages[0] * a.value_page_bytes
+                                 : a.keys + a.pages[page + 1] * a.key_page_bytes;
     for (std::int32_t j = 0; j < a.page_size && first + j < a.max_keys; j += 16 * B)
-      score_block<K, R, B>(a, keys, j, first + j);
+      score_block<K, R, B>(a, keys, next, j, first + j);
   }
 }
 
@@ -104,13 +119,17 @@ INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float
     unroll2<R, D>([&](auto r, auto d) INLINE_LAMBDA { acc[r.value][d.value] = zero(); });
     const std::int32_t end = a.max_keys < chunk + kChunk ? a.max_keys : chunk + kChunk;
     for (std::int32_t first = chunk; first < end; first += a.page_size) {
-      const std::byte* values = a.values + a.pages[first / a.page_size] * a.value_page_bytes;
+      const std::int32_t page = first / a.page_size;
+      const std::byte* values = a.values + a.pages[page] * a.value_page_bytes;
+      const bool last = first + a.page_size >= a.max_keys;
+      const std::byte* next = a.values + a.pages[last ? page : page + 1] * a.value_page_bytes;
       const std::int32_t n = end - first < a.page_size ? end - first : a.page_size;
       for (std::int32_t j = 0; j < n; ++j) {
         F v[D];
-        unroll<D>([&](auto d) INLINE_LAMBDA {
-          v[d.value] = load_values<K>(values, std::int64_t{j} * a.value_stride + d0 + d.value * 16);
-        });
+        const std::int64_t at = std::int64_t{j} * a.value_stride + d0;
+        prefetch_components<K, 16 * D>(next, at);
+        unroll<D>([&](auto d)
+                      INLINE_LAMBDA { v[d.value] = load_values<K>(values, at + d.value * 16); });
         unroll<R>([&](auto r) INLINE_LAMBDA {
           const F e = set1(a.scores[r.value * a.score_stride + first + j]);
           unroll<D>([&](auto d) INLINE_LAMBDA {
@@ -131,13 +150,12 @@ INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float
                  a.head_size - d0 - d * 16);
 }
 
-template <KvType K, int R>
-INLINE void weigh_all(const AttentionTileArgs& a, const float* sums) {
-  constexpr int D = 2 * R <= kAccumulators ? 2 : 1;
-  std::int32_t d0 = 0;
-  for (; d0 + 16 * D <= a.value_stride; d0 += 16 * D) weigh_block<K, R, D>(a, d0, sums);
-  if constexpr (D == 2)
-    if (d0 < a.value_stride) weigh_block<K, R, 1>(a, d0, sums);
+/// All of the head from d0 on, widest blocks first: each pass over the keys reads D vectors.
+template <KvType K, int R, int D = 4>
+INLINE void weigh_all(const AttentionTileArgs& a, const float* sums, std::int32_t d0 = 0) {
+  if constexpr (D == 1 || D * R <= kAccumulators)
+    for (; d0 + 16 * D <= a.value_stride; d0 += 16 * D) weigh_block<K, R, D>(a, d0, sums);
+  if constexpr (D > 1) weigh_all<K, R, D / 2>(a, sums, d0);
 }
 
 template <int R>

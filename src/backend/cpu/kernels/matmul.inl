@@ -13,10 +13,16 @@ INLINE void store_outputs(float* out, std::int32_t n0, std::int32_t outputs, F y
     out[n0 + i] = add_to ? out[n0 + i] + lanes[i] : lanes[i];
 }
 
+/// Where input k of row r stands, of R rows with `columns` inputs: see FusedArgs.
+template <int R>
+INLINE std::int64_t input_at(std::int64_t k, std::int64_t r, std::int64_t columns) {
+  return R >= kPackedFused ? k * R + r : r * columns + k;
+}
+
 /// acc[r][c] += weights of half `h` of the units of C panels times 16 inputs of R rows, in order.
 template <Type T, int R, int C>
 INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead, const float* x,
-                       std::int64_t x_stride, F (&acc)[R][C]) {
+                       std::int64_t columns, F (&acc)[R][C]) {
   constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
   Scales scales[C];
   const std::byte* planes[C];
@@ -36,7 +42,7 @@ INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead,
         w[c.value] = weight<T, p.value, j.value>(words[c.value], scales[c.value]);
       });
       unroll<R>([&](auto r) INLINE_LAMBDA {
-        const F value = set1(x[r.value * x_stride + 8 * p.value + j.value]);
+        const F value = set1(x[input_at<R>(8 * p.value + j.value, r.value, columns)]);
         unroll<C>([&](auto c) INLINE_LAMBDA {
           acc[r.value][c.value] = fma(w[c.value], value, acc[r.value][c.value]);
         });
@@ -48,14 +54,14 @@ INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead,
 /// One chunk [k0, k0 + n) of C panels for R rows.
 template <Type T, int R, int C>
 INLINE void fused_chunk(const std::byte* const* panels, std::int64_t ahead, std::int32_t k0,
-                        std::int32_t n, const float* x, std::int64_t x_stride, F (&acc)[R][C]) {
+                        std::int32_t n, const float* x, std::int64_t columns, F (&acc)[R][C]) {
   constexpr PanelFormat format = panel_format(T);
   if constexpr (is_plain(T)) {
     for (std::int32_t k = k0; k < k0 + n; ++k) {
       F w[C];
       unroll<C>([&](auto c) INLINE_LAMBDA { w[c.value] = plain_weight<T>(panels[c.value], k); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
-        const F value = set1(x[r.value * x_stride + k]);
+        const F value = set1(x[input_at<R>(k, r.value, columns)]);
         unroll<C>([&](auto c) INLINE_LAMBDA {
           acc[r.value][c.value] = fma(w[c.value], value, acc[r.value][c.value]);
         });
@@ -66,7 +72,8 @@ INLINE void fused_chunk(const std::byte* const* panels, std::int64_t ahead, std:
       const std::byte* units[C];
       const std::int64_t at = k / format.unit * format.unit_bytes();
       unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
-      fused_half<T, R, C>(units, k % format.unit / 16, ahead, x + k, x_stride, acc);
+      fused_half<T, R, C>(units, k % format.unit / 16, ahead, x + input_at<R>(k, 0, columns),
+                          columns, acc);
     }
   }
 }
@@ -105,7 +112,8 @@ void fused(const FusedArgs& a) {
   if constexpr (R == 1 && kFusedPanels > 2)
     for (; panel + kFusedPanels <= end; panel += kFusedPanels)
       fused_panels<T, R, kFusedPanels>(a, panel);
-  for (; panel < end; panel += 2) fused_panels<T, R, 2>(a, panel);
+  constexpr int C = 2 * R <= kAccumulators ? 2 : 1;
+  for (; panel < end; panel += C) fused_panels<T, R, C>(a, panel);
 }
 
 /// UnpackFn: see table.h.

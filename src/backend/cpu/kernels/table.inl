@@ -6,6 +6,10 @@ constexpr void fill_type(KernelTable& t) {
   t.fused[i][0] = fused<T, 1>;
   t.fused[i][1] = fused<T, 2>;
   t.fused[i][2] = fused<T, 4>;
+  if constexpr (kAccumulators >= 16) {
+    t.fused[i][3] = fused<T, 8>;
+    t.fused[i][4] = fused<T, 16>;
+  }
   t.unpack[i] = unpack<T>;
 }
 

@@ -1,0 +1,65 @@
+// The public door: nothing thrown inside gets past it.
+#include "herd/chat.h"
+
+#include <fmt/format.h>
+
+#include <new>
+
+#include "chat/failure.h"
+#include "chat/interpreter.h"
+#include "chat/lexer.h"
+#include "chat/parser.h"
+#include "chat/text.h"
+
+namespace herd {
+namespace {
+
+Error with_line(const chat::Failure& failure, int line) {
+  if (failure.line > 0) line = failure.line;
+  if (line <= 0) return failure.error;
+  return {failure.error.code,
+          fmt::format("chat template, line {}: {}", line, failure.error.message)};
+}
+Error out_of_memory() {
+  return {Code::resource_exhausted, "chat template: no memory left"};
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(std::shared_ptr<const chat::Program> program)
+    : program_(std::move(program)) {}
+
+Result<ChatTemplate> ChatTemplate::parse(std::string_view text, const ChatLimits& limits) {
+  if (text.size() > limits.template_bytes)
+    return Error{Code::resource_exhausted,
+                 fmt::format("chat template of {} bytes; the limit is {}", text.size(),
+                             limits.template_bytes)};
+  if (!chat::valid_utf8(text))
+    return Error{Code::invalid_argument, "chat template: not valid UTF-8"};
+  try {
+    chat::Parser parser(chat::tokenize(text), limits);
+    return ChatTemplate(std::make_shared<const chat::Program>(parser.run()));
+  } catch (const chat::Failure& failure) {
+    return with_line(failure, 0);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
+}
+
+Result<std::string> ChatTemplate::render(std::string_view variables,
+                                         const ChatLimits& limits) const {
+  try {
+    chat::Interpreter walk(*program_, limits);
+    try {
+      return walk.run(variables);
+    } catch (const chat::Failure& failure) {
+      return with_line(failure, walk.line());
+    }
+  } catch (const chat::Failure& failure) {
+    return with_line(failure, 0);
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
+}
+
+}  // namespace herd
