@@ -130,7 +130,7 @@ INLINE F lookup_iq4(U index) {
   return {_mm512_permutexvar_ps(index.v, table)};
 }
 INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 #include "backend/cpu/kernels/all.inl"
