@@ -118,9 +118,9 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
   if constexpr (is_plain(T)) {
     fused_plain<T, R, C>(a, panels, total);
   } else {
-    // Ask for the next group of panels while this one is used, if that fits the second-level cache.
+    // Ask for the next groups of panels while this one is used, if they fit the second-level cache.
     const std::int64_t group = C * a.panel_bytes;
-    fused_groups<T, R, C>(a, panels, group <= kPrefetchGroup ? group : kPrefetchBytes, total);
+    fused_groups<T, R, C>(a, panels, group <= kPrefetchGroup ? 2 * group : kPrefetchBytes, total);
   }
   unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
     store_outputs(a.out + std::int64_t{r.value} * a.outputs, (panel + c.value) * 16, a.outputs,
