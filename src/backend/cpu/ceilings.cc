@@ -69,7 +69,7 @@ MeasuredCeilings measure_ceilings(int threads) {
     sink[0] = 0.999f, sink[1] = 0.001f;
     done[static_cast<std::size_t>(share)] = table.burn(kBurnSteps, sink);
   });
-  out.f32_flops_per_second = static_cast<double>(done[0]) * pool.threads() / seconds;
+  out.flops_per_second = static_cast<double>(done[0]) * pool.threads() / seconds;
   return out;
 }
 

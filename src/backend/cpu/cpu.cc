@@ -57,8 +57,8 @@ std::string CpuBackend::description() const {
 
 // ---- memory ----
 
-std::int64_t CpuBackend::matrix_bytes(quant::Type type, std::int64_t rows,
-                                      std::int64_t columns) const {
+std::int64_t CpuBackend::matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
+                                      MatrixUse) const {
   return (rows + 31) / 32 * 2 * panel_bytes(type, columns);
 }
 
@@ -145,15 +145,13 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
   return s;
 }
 
-std::int64_t CpuBackend::scratch_bytes(std::int32_t max_rows, std::int32_t max_columns,
-                                       std::int32_t max_context) const {
-  const Scratch s = scratch_sizes(max_rows, max_columns, max_context);
+std::int64_t CpuBackend::scratch_bytes(const StepLimits& limits) const {
+  const Scratch s = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
   return 4 * (s.packed + pool_.threads() * (s.unpacked + s.totals + s.query + s.scores));
 }
 
-Status CpuBackend::reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
-                                   std::int32_t max_context) {
-  const Scratch wanted = scratch_sizes(max_rows, max_columns, max_context);
+Status CpuBackend::reserve_scratch(const StepLimits& limits) {
+  const Scratch wanted = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
   const std::int64_t each = wanted.unpacked + wanted.totals + wanted.query + wanted.scores;
   packed_.reset(static_cast<float*>(allocate_aligned(4 * wanted.packed)));
   thread_scratch_.clear();
@@ -175,6 +173,14 @@ void CpuBackend::upload(void* to, const void* from, std::int64_t bytes) {
 Status CpuBackend::download(void* to, const void* from, std::int64_t bytes) {
   std::memcpy(to, from, static_cast<std::size_t>(bytes));
   return {};
+}
+void CpuBackend::to_activations(const float* x, void* out, std::int64_t n) {
+  std::memcpy(out, x, static_cast<std::size_t>(n) * sizeof(float));
+}
+
+StepRows CpuBackend::begin_step(const Batch& batch) {
+  batch_ = &batch;
+  return {batch.n_rows(), static_cast<std::int32_t>(batch.logit_rows.size())};
 }
 
 }  // namespace cpu

@@ -53,7 +53,7 @@ std::int32_t panels_per_chunk(std::int64_t panels, int threads, std::int32_t lea
 
 }  // namespace
 
-void CpuBackend::matmul(const MatmulArgs& args) {
+void CpuBackend::products(const ProductArgs& args) {
   for (std::int32_t i = 0; i < args.n_weights; ++i) {
     const Matrix& m = matrix(args.weights[i]);
     counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(args.rows) *
@@ -98,7 +98,7 @@ void store_totals(const float* totals, std::int32_t width, std::int32_t rows, st
 
 }  // namespace
 
-void CpuBackend::matmul_fused(const MatmulArgs& args, bool packed) {
+void CpuBackend::matmul_fused(const ProductArgs& args, bool packed) {
   const std::int32_t columns = matrix(args.weights[0]).columns;
   for (std::int32_t row = 0; row < args.rows;) {
     const std::int32_t rows = kFusedSizes[fused_size(args.rows - row, packed)];
@@ -133,7 +133,7 @@ void CpuBackend::matmul_fused(const MatmulArgs& args, bool packed) {
   });
 }
 
-void CpuBackend::pack_inputs(const MatmulArgs& args, std::int32_t columns) {
+void CpuBackend::pack_inputs(const ProductArgs& args, std::int32_t columns) {
   // [tile][chunk][input][rows of the tile]: what a tile reads is one run of memory.
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   for_each(tiles, std::int64_t{table_.tile_rows} * columns, [&](std::int64_t t) {
@@ -143,7 +143,7 @@ void CpuBackend::pack_inputs(const MatmulArgs& args, std::int32_t columns) {
   });
 }
 
-void CpuBackend::matmul_tiled(const MatmulArgs& args) {
+void CpuBackend::matmul_tiled(const ProductArgs& args) {
   pack_inputs(args, matrix(args.weights[0]).columns);
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
@@ -160,7 +160,7 @@ void CpuBackend::matmul_tiled(const MatmulArgs& args) {
   });
 }
 
-void CpuBackend::tiled_panels(const MatmulArgs& args, const Matrix& m, float* out,
+void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* out,
                               std::int32_t first_panel, std::int32_t n_panels, int thread) {
   float* unpacked = thread_scratch_[static_cast<std::size_t>(thread)].get();
   float* totals = unpacked + scratch_.unpacked;
