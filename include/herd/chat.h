@@ -18,12 +18,12 @@ namespace herd {
 
 /// What one parse or render may cost; breaking one is an Error that names it.
 struct ChatLimits {
-  std::int64_t steps = 1'000'000;              // expressions and statements run, KiB of text made
-  int depth = 64;                              // blocks, parentheses, macro calls and JSON nested
-  std::size_t template_bytes = 1u << 20;       // of the template's own text
-  std::size_t output_bytes = 16u << 20;        // of the rendered text
-  std::size_t memory_bytes = 256u << 20;       // of values alive at one time
-  std::optional<std::time_t> now;              // what strftime_now sees; unset: the clock
+  std::int64_t steps = 1'000'000;         // expressions and statements run, KiB of text made
+  int depth = 64;                         // blocks, parentheses, macro calls and JSON nested
+  std::size_t template_bytes = 1u << 20;  // of the template's own text
+  std::size_t output_bytes = 16u << 20;   // of the rendered text
+  std::size_t memory_bytes = 256u << 20;  // of values alive at one time
+  std::optional<std::time_t> now;         // what strftime_now sees; unset: the clock
 };
 
 namespace chat {

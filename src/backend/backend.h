@@ -234,8 +234,9 @@ class Backend {
   virtual void to_activations(const float* x, void* out, std::int64_t n) = 0;
 
   // ---- the forward pass; REQUIRES the sizes stated in the structs ----
-  /// REQUIRES: the batch stays as it is until end_step, and every step issues the same ops with
-  /// the same arguments for the same StepRows.
+  /// REQUIRES: the batch stays as it is until end_step; every step issues the same ops with the
+  /// same arguments for the same StepRows; what stands in a sequence's pages before its first new
+  /// row was stored by earlier steps.
   virtual StepRows begin_step(const Batch& batch) = 0;
   virtual void end_step() = 0;
   virtual void embed(const EmbedArgs& args) = 0;

@@ -13,7 +13,7 @@ namespace herd::chat {
 struct Expression;
 using ExpressionPtr = std::unique_ptr<const Expression>;
 struct Statement;
-using Body = std::vector<std::unique_ptr<const Statement>>;
+using Body = std::vector<std::unique_ptr<Statement>>;
 
 struct CallArguments {
   std::vector<ExpressionPtr> positional;
@@ -94,20 +94,20 @@ struct Branch {
 
 struct Statement {
   enum class Kind {
-    text,            // text
-    output,          // expression
-    condition,       // branches, otherwise
-    loop,            // for target in expression if filter: body else: otherwise
-    set,             // target = expression
-    set_block,       // target = body | filter
-    macro,           // name, parameters, body
-    call_block,      // expression is the call; parameters, body are the caller's
-    filter_block,    // filter, body
-    with,            // bindings, body
-    scope,           // body, in a scope of its own (generation)
-    block,           // body, seeing the outermost scope
-    stop,            // break
-    next,            // continue
+    text,          // text
+    output,        // expression
+    condition,     // branches, otherwise
+    loop,          // for target in expression if filter: body else: otherwise
+    set,           // target = expression
+    set_block,     // target = body | filter
+    macro,         // name, parameters, body
+    call_block,    // expression is the call; parameters, body are the caller's
+    filter_block,  // filter, body
+    with,          // bindings, body
+    scope,         // body, in a scope of its own (generation)
+    block,         // body, seeing the outermost scope
+    stop,          // break
+    next,          // continue
   };
   Kind kind = Kind::text;
   int line = 0;
@@ -118,12 +118,15 @@ struct Statement {
   std::vector<Branch> branches;
   std::vector<Parameter> parameters;
   std::vector<std::pair<Target, ExpressionPtr>> bindings;
-  bool recursive = false;                              // a loop that may call itself
+  bool recursive = false;                    // a loop that may call itself
+  std::vector<std::string> unset;            // names the body's scope begins with, see scopes.h
+  std::vector<std::string> unset_otherwise;  // the same for `otherwise`
   bool uses_caller = false, uses_kwargs = false, uses_varargs = false;  // of macro and call_block
 };
 
 struct Program {
   Body body;
+  std::vector<std::string> unset;
 };
 
 }  // namespace herd::chat

@@ -21,8 +21,7 @@ Value loop_attribute(Heap& heap, const Loop& loop, std::string_view name) {
   if (name == "depth") return Value(Int{loop.nesting} + 1);
   if (name == "depth0") return Value(Int{loop.nesting});
   if (name == "previtem")
-    return at == 0 || at > count ? heap.undefined("there is no previous item")
-                                 : loop.items[at - 1];
+    return at == 0 || at > count ? heap.undefined("there is no previous item") : loop.items[at - 1];
   if (name == "nextitem")
     return at + 1 >= count ? heap.undefined("there is no next item") : loop.items[at + 1];
   return Value();
@@ -84,8 +83,7 @@ Value forbidden(Heap& heap, const Value& object, std::string_view name) {
 }
 
 Value absent(Heap& heap, const Value& object, const Value& key) {
-  const std::string owner =
-      object.is_none() ? "None" : fmt::format("{} object", type_name(object));
+  const std::string owner = object.is_none() ? "None" : fmt::format("{} object", type_name(object));
   if (key.is_str())
     return heap.undefined(fmt::format("'{}' has no attribute '{}'", owner, key.text()));
   return heap.undefined(fmt::format("{} has no element {}", owner, to_repr(heap, key)));
@@ -99,8 +97,8 @@ std::optional<Value> subscript(Heap& heap, const Value& object, const Value& key
     const Value* found = object.dict().find(key);
     return found != nullptr ? std::optional<Value>(*found) : std::nullopt;
   }
-  const bool indexed = object.is_str() ||
-                       (object.is_sequence() && object.list().flavor <= Flavor::range);
+  const bool indexed =
+      object.is_str() || (object.is_sequence() && object.list().flavor <= Flavor::range);
   if (!indexed || !key.is_integral()) return std::nullopt;
   const auto count = static_cast<Int>(length(object));
   Int at = key.integer();

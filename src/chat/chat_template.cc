@@ -31,9 +31,8 @@ ChatTemplate::ChatTemplate(std::shared_ptr<const chat::Program> program)
 
 Result<ChatTemplate> ChatTemplate::parse(std::string_view text, const ChatLimits& limits) {
   if (text.size() > limits.template_bytes)
-    return Error{Code::resource_exhausted,
-                 fmt::format("chat template of {} bytes; the limit is {}", text.size(),
-                             limits.template_bytes)};
+    return Error{Code::resource_exhausted, fmt::format("chat template of {} bytes; the limit is {}",
+                                                       text.size(), limits.template_bytes)};
   if (!chat::valid_utf8(text))
     return Error{Code::invalid_argument, "chat template: not valid UTF-8"};
   try {

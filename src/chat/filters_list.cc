@@ -108,6 +108,8 @@ Value last(Interpreter& walk, const Value& input, Args arguments) {
 Value reverse(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("reverse", arguments, {});
   if (input.is_str()) {
+    walk.heap().room(8 * input.text().size());
+    walk.heap().work(8 * input.text().size());
     std::u32string points = to_points(input.text());
     std::reverse(points.begin(), points.end());
     return walk.heap().string(from_points(points), input);
@@ -205,8 +207,7 @@ std::vector<Value> sort_keys(Interpreter& walk, const std::vector<Value>& values
 Value sort(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("sort", arguments, {"reverse", "case_sensitive", "attribute"});
   const std::vector<Value> values = iterate(walk.heap(), input);
-  const auto keys =
-      sort_keys(walk, values, bound.value(2, Value(None{})), !bound.flag(1, false));
+  const auto keys = sort_keys(walk, values, bound.value(2, Value(None{})), !bound.flag(1, false));
   return walk.heap().list(sorted(walk, values, keys, bound.flag(0, false)));
 }
 
@@ -232,8 +233,7 @@ Value extreme(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound(wanted < 0 ? "min" : "max", arguments, {"case_sensitive", "attribute"});
   const AttributePath path(walk, bound.value(1, Value(None{})));
   const std::vector<Value> values = iterate(walk.heap(), input);
-  if (values.empty())
-    return walk.heap().undefined("No aggregated item, sequence was empty.");
+  if (values.empty()) return walk.heap().undefined("No aggregated item, sequence was empty.");
   const Value* best = nullptr;
   Value best_key;
   for (const Value& value : values) {
@@ -282,7 +282,8 @@ Value group_by(Interpreter& walk, const Value& input, Args arguments) {
     group = {};
   };
   for (const Value& value : ordered) {
-    if (!group.empty() && !equal_within_budget(walk.heap(), key_of(group[0], fold), key_of(value, fold)))
+    if (!group.empty() &&
+        !equal_within_budget(walk.heap(), key_of(group[0], fold), key_of(value, fold)))
       close();
     group.push_back(value);
   }

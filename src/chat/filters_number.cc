@@ -113,6 +113,7 @@ Value round(Interpreter&, const Value& input, Args arguments) {
     return input.is_integral() ? round_int(input.integer(), digits)
                                : Value(round_real(input.real(), digits));
   const double unit = std::pow(10.0, static_cast<double>(digits));
+  if (!std::isfinite(unit)) wrong("round: precision {} is too large", show_int(digits));
   const double scaled = input.real() * unit;
   return Value((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / unit);
 }

@@ -22,6 +22,7 @@ Value mapped(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("filter", arguments, {});
   const Value text = soft_str(walk, input);
   walk.heap().work(16 * text.text().size());
+  walk.heap().room(6 * text.text().size());
   return walk.heap().string(Map(text.text()), text);
 }
 
@@ -37,8 +38,9 @@ std::string title_words(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t here = at;
     const char32_t c = next_point(text, at);
-    const bool divider = is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(
-                                                         c)) != std::string_view::npos);
+    const bool divider =
+        is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) !=
+                                        std::string_view::npos);
     if (divider) {
       flush(here);
       out += text.substr(here, at - here);
@@ -59,12 +61,14 @@ Value escape(Interpreter& walk, const Value& input, Args arguments) {
   if (input.is_str() && input.str().markup) return input;
   const Value text = soft_str(walk, input);
   walk.heap().work(6 * text.text().size());
+  walk.heap().room(6 * text.text().size());
   return walk.heap().string(escape_html(text.text()), true);
 }
 Value force_escape(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("forceescape", arguments, {});
   const std::string text = walk.str(input);
   walk.heap().work(6 * text.size());
+  walk.heap().room(6 * text.size());
   return walk.heap().string(escape_html(text), true);
 }
 Value safe(Interpreter& walk, const Value& input, Args arguments) {
@@ -86,8 +90,8 @@ Value trim(Interpreter& walk, const Value& input, Args arguments) {
 Value replace(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("replace", arguments, {"old", "new", "count"}, 2);
   const Int most = bound.has(2) && !bound[2].is_none() ? bound.integer(2, -1) : Int{-1};
-  return walk.heap().string(replace_text(walk.heap(), walk.str(input), walk.str(bound[0]),
-                                         walk.str(bound[1]), most));
+  return walk.heap().string(
+      replace_text(walk.heap(), walk.str(input), walk.str(bound[0]), walk.str(bound[1]), most));
 }
 
 Value indent(Interpreter& walk, const Value& input, Args arguments) {
@@ -98,9 +102,10 @@ Value indent(Interpreter& walk, const Value& input, Args arguments) {
   if (bound.has(0) && bound[0].is_str())
     indention.add(bound[0].text());
   else
-    indention.repeat(" ", static_cast<std::size_t>(
-                              std::clamp(bound.integer(0, 4), Int{0}, Int{1} << 40)));
+    indention.repeat(
+        " ", static_cast<std::size_t>(std::clamp(bound.integer(0, 4), Int{0}, Int{1} << 40)));
   const std::string text = input.str().text + "\n";  // so that there is a line at all
+  walk.heap().room(most_lines(text) * sizeof(Str));
   const auto lines = split_lines(text, false);
   walk.heap().step(lines.size() / 8);
   const bool blank = bound.flag(2, false);
@@ -116,17 +121,17 @@ Value indent(Interpreter& walk, const Value& input, Args arguments) {
 
 Value truncate(Interpreter& walk, const Value& input, Args arguments) {
   const Bound bound("truncate", arguments, {"length", "killwords", "end", "leeway"});
-  const Value text = soft_str(walk, input);
   const std::string_view end = bound.text(2, "...");
   const Int limit = bound.integer(0, 255), tail = static_cast<Int>(count_points(end));
   const Int leeway = bound.has(3) && !bound[3].is_none() ? bound.integer(3, 5) : Int{5};
   if (limit < tail) wrong("truncate: expected length >= {}", show_int(tail));
   if (leeway < 0) wrong("truncate: expected leeway >= 0");
-  if (static_cast<Int>(text.str().points) <= limit + leeway) return text;
-  const std::size_t cut = offset_of(text.text(), static_cast<std::size_t>(limit - tail));
-  std::string_view kept = text.text().substr(0, cut);
+  if (static_cast<Int>(length(input)) <= limit + leeway) return input;
+  if (!input.is_str()) wrong("filter 'truncate' needs a str, not {}", type_name(input));
+  const std::size_t cut = offset_of(input.text(), static_cast<std::size_t>(limit - tail));
+  std::string_view kept = input.text().substr(0, cut);
   if (!bound.flag(1, false)) kept = kept.substr(0, kept.rfind(' '));  // npos: all of it
-  return walk.heap().string(std::string(kept) + std::string(end), text);
+  return walk.heap().string(std::string(kept) + std::string(end), input);
 }
 
 Value word_count(Interpreter& walk, const Value& input, Args arguments) {
@@ -188,8 +193,8 @@ Value url_encode(Interpreter& walk, const Value& input, Args arguments) {
     return walk.heap().string(percent_encode(text, false));
   }
   Text out(walk.heap());
-  const auto pairs = input.is_dict() ? dict_pairs(walk.heap(), input.dict())
-                                     : iterate(walk.heap(), input);
+  const auto pairs =
+      input.is_dict() ? dict_pairs(walk.heap(), input.dict()) : iterate(walk.heap(), input);
   for (const Value& pair : pairs) {
     const auto parts = iterate(walk.heap(), pair);
     if (parts.size() != 2) wrong("filter 'urlencode' needs pairs of key and value");

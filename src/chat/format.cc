@@ -38,6 +38,27 @@ std::string group(std::string digits, char separator) {
   return digits;
 }
 
+/// Python's default with a precision: as 'g', but 10.0 keeps its ".0" and 100.0 of three digits is
+/// 1e+02.
+std::string short_digits(double value, int precision) {
+  if (!std::isfinite(value)) return show_real(value);
+  const std::string scientific = fmt::format("{:.{}e}", value, precision - 1);
+  int exponent = 0;
+  const char* digits = scientific.data() + scientific.find('e') + 1;
+  if (*digits == '+') ++digits;
+  std::from_chars(digits, scientific.data() + scientific.size(), exponent);
+  std::string out = fmt::format("{:.{}g}", value, precision);
+  if (exponent + 1 == precision && out.find('e') == out.npos) {
+    std::string mantissa = scientific.substr(0, scientific.find('e'));
+    if (mantissa.find('.') != mantissa.npos) {
+      mantissa.erase(mantissa.find_last_not_of('0') + 1);
+      if (mantissa.back() == '.') mantissa.pop_back();
+    }
+    return mantissa + scientific.substr(scientific.find('e'));
+  }
+  return out.find_first_of(".e") == out.npos ? out + ".0" : out;
+}
+
 /// fmt's own width may not come from a template: precision is bounded above, then used.
 std::string real_digits(double value, const Spec& spec) {
   const int precision = spec.precision < 0 ? 6 : spec.precision;
@@ -51,17 +72,16 @@ std::string real_digits(double value, const Spec& spec) {
     case '%': return fmt::format("{:.{}f}%", value * 100, precision);
     default: break;
   }
-  if (spec.precision < 0) return show_real(value);
-  return fmt::format("{:.{}g}", value, std::max(spec.precision, 1));
+  return spec.precision < 0 ? show_real(value) : short_digits(value, std::max(precision, 1));
 }
 
 std::string int_digits(Int value, const Spec& spec) {
   const auto magnitude = static_cast<unsigned __int128>(value);
   switch (spec.type) {
-    case 'x': return fmt::format(fmt::runtime(spec.alternate ? "{:#x}" : "{:x}"), magnitude);
-    case 'X': return fmt::format(fmt::runtime(spec.alternate ? "{:#X}" : "{:X}"), magnitude);
+    case 'x': return (spec.alternate ? "0x" : "") + fmt::format("{:x}", magnitude);
+    case 'X': return (spec.alternate ? "0X" : "") + fmt::format("{:X}", magnitude);
     case 'o': return (spec.alternate ? "0o" : "") + fmt::format("{:o}", magnitude);
-    case 'b': return fmt::format(fmt::runtime(spec.alternate ? "{:#b}" : "{:b}"), magnitude);
+    case 'b': return (spec.alternate ? "0b" : "") + fmt::format("{:b}", magnitude);
     case 0:
     case 'd':
     case 'i':
@@ -86,7 +106,18 @@ std::string pad(std::string_view sign, std::string_view body, const Spec& spec, 
   return fmt::format("{}{}{}{}", filled(before), sign, body, filled(missing - before));
 }
 
+/// Which types a number takes, and with what.
+void check_number_spec(const Value& value, const Spec& spec) {
+  const std::string_view types = value.is_real() ? "eEfFgGn%" : "bcdeEfFgGnoxX%iu";
+  const bool as_int =
+      value.is_integral() && (spec.type == 0 || types.substr(0, 3).find(spec.type) != types.npos);
+  if (as_int && spec.precision >= 0 && spec.type != 'd') wrong("format: precision for an integer");
+  if (spec.type != 0 && types.find(spec.type) == types.npos)
+    wrong("format: code '{}' for a {}", spec.type, type_name(value));
+}
+
 std::string format_number(const Value& value, Spec spec) {
+  check_number_spec(value, spec);
   const bool as_real =
       value.is_real() ||
       (spec.type != 0 && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos);
@@ -158,9 +189,9 @@ class Percent {
       at = sign;
       if (at < form_.size()) conversion(++at);
     }
-    const bool all = values_.is_dict() || used_ == count();
-    if (!all && !(used_ == 0 && values_.is_sequence() && !is_tuple()))
-      wrong("not all arguments converted during string formatting");
+    const bool keyed = !is_tuple() && (values_.is_dict() || values_.is_sequence() ||
+                                       values_.is_undefined());  // what can be subscripted
+    if (!keyed && used_ != count()) wrong("not all arguments converted during string formatting");
     return out_.take();
   }
 
@@ -214,7 +245,7 @@ class Percent {
       if (spec.align == 0) spec.align = '>';
       return out_.add(format_text(text, spec));
     }
-    if (type == 'c' && value.is_str() && value.str().points == 1) return out_.add(value.text());
+    if (type == 'c') return add_character(value);
     if (std::string_view("diuxXoeEfFgG").find(type) == std::string_view::npos)
       wrong("unsupported format character '{}'", type);
     if (!value.is_number())
@@ -222,11 +253,22 @@ class Percent {
     spec.type = type;
     const bool whole = std::string_view("diuxXo").find(type) != std::string_view::npos;
     if (whole && value.is_real()) {
+      if (type == 'x' || type == 'X' || type == 'o')
+        wrong("%{} format: an integer is required, not float", type);
       if (!(std::fabs(value.real()) < 1e37))
         wrong("%{} format: {} is no integer", type, value.real());
       return out_.add(format_number(Value(static_cast<Int>(value.real())), spec));
     }
     out_.add(format_number(value, spec));
+  }
+
+  void add_character(const Value& value) {
+    if (value.is_str() && value.str().points == 1) return out_.add(value.text());
+    const Int code = value.is_integral() ? value.integer() : Int{-1};
+    if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+      wrong("%c requires a character or its number");
+    const char32_t point = static_cast<char32_t>(code);
+    out_.add(from_points(std::u32string_view(&point, 1)));
   }
 
   Heap& heap_;
@@ -243,10 +285,13 @@ std::string format_value(Heap& heap, const Value& value, std::string_view text) 
   const Spec spec = read_spec(text);
   if (value.is_str()) {
     if (spec.type != 0 && spec.type != 's') wrong("format: code '{}' for a string", spec.type);
-    return format_text(value.text(), spec);
+    if (spec.sign != 0 || spec.grouping != 0 || spec.alternate || spec.align == '=')
+      wrong("format: '{}' is not for a string", text);
+    Spec padded = spec;
+    if (spec.zero && spec.align == 0) padded.fill = "0";
+    return format_text(value.text(), padded);
   }
-  if (value.is_bool() && spec.type == 0)
-    return format_text(value.boolean() ? "True" : "False", spec);
+  if (spec.type == 'i' || spec.type == 'u') wrong("format: unknown code '{}'", spec.type);
   if (value.is_number()) return format_number(value, spec);
   wrong("unsupported format string passed to {}.__format__", type_name(value));
 }

@@ -25,11 +25,11 @@ Value range(Interpreter& walk, const Arguments& arguments) {
     if (value > kFar || value < -kFar)
       fail(Code::out_of_range, fmt::format("range({}): beyond 64 bits", show_int(value)));
   if (stride == 0) wrong("range() arg 3 must not be zero");
-  const Int count = stride > 0 ? (end - begin + stride - 1) / stride
-                               : (begin - end - stride - 1) / -stride;
+  const Int count =
+      stride > 0 ? (end - begin + stride - 1) / stride : (begin - end - stride - 1) / -stride;
   if (count > kMaxRange)
-    fail(Code::resource_exhausted,
-         fmt::format("range() of {} numbers; the limit is {}", show_int(count), show_int(kMaxRange)));
+    fail(Code::resource_exhausted, fmt::format("range() of {} numbers; the limit is {}",
+                                               show_int(count), show_int(kMaxRange)));
   return walk.heap().range(begin, end, stride);
 }
 

@@ -29,8 +29,9 @@ void Heap::step(std::size_t count) {
 
 void Heap::room(std::size_t bytes) const {
   if (bytes > meter_.limit())
-    fail(Code::resource_exhausted, fmt::format("text of {} bytes; values may take {} bytes of memory",
-                                               bytes, meter_.limit()));
+    fail(
+        Code::resource_exhausted,
+        fmt::format("text of {} bytes; values may take {} bytes of memory", bytes, meter_.limit()));
 }
 
 void Heap::check_depth(int depth) const {

@@ -60,6 +60,7 @@ class Interpreter {
   Flow run_block(const Statement& statement);
   void run_call_block(const Statement& statement);
   Macro* make_macro(const Statement& statement);
+  void begin_unset(Scope& scope, const std::vector<std::string>& names);
   void write(std::string_view text);
   void assign(const Target& target, const Value& value);
   Value call_macro(const Macro& macro, const Arguments& arguments);
@@ -83,13 +84,13 @@ class Interpreter {
 
   const Program& program_;
   Heap heap_;
-  Value variables_;                // a dict
-  Scope globals_;                  // range, namespace, ...
+  Value variables_;  // a dict
+  Scope globals_;    // range, namespace, ...
   std::shared_ptr<Scope> root_, scope_;
-  std::vector<Macro*> macros_;     // their scopes are let go of at the end
+  std::vector<Macro*> macros_;  // their scopes are let go of at the end
   Text output_;
-  Text* out_;                      // where text goes now: output_ or a buffer
-  Value input_;                    // of the block that is being filtered
+  Text* out_;    // where text goes now: output_ or a buffer
+  Value input_;  // of the block that is being filtered
   int line_ = 1, depth_ = 0, calls_ = 0;
 };
 

@@ -71,8 +71,8 @@ class Builder : public nlohmann::json_sax<json> {
   bool open(bool object) {
     heap_.step();
     if (open_.size() >= static_cast<std::size_t>(heap_.limits().depth))
-      fail(Code::resource_exhausted, fmt::format("variables: JSON nested more than {} deep",
-                                                 heap_.limits().depth));
+      fail(Code::resource_exhausted,
+           fmt::format("variables: JSON nested more than {} deep", heap_.limits().depth));
     open_.emplace_back().object = object;
     return true;
   }
@@ -98,8 +98,7 @@ Value read_json(Heap& heap, std::string_view text) {
   if (!valid_utf8(text)) fail(Code::invalid_argument, "variables: the JSON is not valid UTF-8");
   Builder builder(heap);
   if (!json::sax_parse(text.begin(), text.end(), &builder))
-    fail(Code::invalid_argument,
-         fmt::format("variables: not valid JSON ({})", builder.error()));
+    fail(Code::invalid_argument, fmt::format("variables: not valid JSON ({})", builder.error()));
   Value value = builder.result();
   if (!value.is_dict())
     fail(Code::invalid_argument, "variables: the JSON must be an object of variables");

@@ -213,9 +213,9 @@ void Lexer::expression_token() {
 /// Digits with single underscores between them; where they end.
 std::size_t digits_end(std::string_view text, std::size_t from) {
   std::size_t p = from;
-  while (p < text.size() && (is_ascii_digit(text[p]) ||
-                             (text[p] == '_' && p > from && is_ascii_digit(text[p - 1]) &&
-                              p + 1 < text.size() && is_ascii_digit(text[p + 1]))))
+  while (p < text.size() &&
+         (is_ascii_digit(text[p]) || (text[p] == '_' && p > from && is_ascii_digit(text[p - 1]) &&
+                                      p + 1 < text.size() && is_ascii_digit(text[p + 1]))))
     ++p;
   return p;
 }
@@ -254,15 +254,14 @@ void Lexer::number() {
   const char mark = peek() == '0' ? static_cast<char>(peek(1) | 0x20) : '\0';
   const int base = mark == 'b' ? 2 : mark == 'o' ? 8 : mark == 'x' ? 16 : 10;
   const auto digit = [base](char c) {
-    const int value = is_ascii_digit(c)                                ? c - '0'
+    const int value = is_ascii_digit(c)                        ? c - '0'
                       : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
-                                                                       : 99;
+                                                               : 99;
     return value < base ? value : -1;
   };
   std::size_t p = pos_;
   const auto is_next = [&](std::size_t q) { return q < text_.size() && digit(text_[q]) >= 0; };
-  const bool prefixed =
-      base != 10 && (is_next(p + 2) || (peek(2) == '_' && is_next(p + 3)));
+  const bool prefixed = base != 10 && (is_next(p + 2) || (peek(2) == '_' && is_next(p + 3)));
   if (prefixed) p += 2;
   const bool zeros = !prefixed && peek() == '0';  // 012 is 0 and then 12
   Int value = 0;

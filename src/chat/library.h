@@ -3,8 +3,8 @@
 
 #include <array>
 #include <initializer_list>
-#include <span>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,7 +25,7 @@ class Bound {
   const Value& operator[](std::size_t i) const { return *values_[i]; }
   Value value(std::size_t i, Value fallback) const { return has(i) ? *values_[i] : fallback; }
   bool flag(std::size_t i, bool fallback) const;
-  Int integer(std::size_t i, Int fallback) const;  // fails unless an integer
+  Int integer(std::size_t i, Int fallback) const;                         // fails unless an integer
   std::string_view text(std::size_t i, std::string_view fallback) const;  // fails unless a str
 
  private:

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,12 +29,17 @@ struct Namespace : Object {
 };
 
 /// The names of one block of a template, inside those of the block around it.
-struct Scope {
+class Scope {
+ public:
   std::shared_ptr<Scope> parent;
-  std::vector<std::pair<std::string_view, Value>> names;
 
   Value* find(std::string_view name);  // in this scope alone; nullptr if absent
+  /// `name` outlives the scope.
   void set(std::string_view name, Value value);
+
+ private:
+  std::vector<std::pair<std::string_view, Value>> names_;
+  std::unordered_map<std::string_view, std::size_t> index_;  // once there are more than a few
 };
 
 /// A macro, or the body of a call block. Holds the scope it was defined in; the interpreter lets go

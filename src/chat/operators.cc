@@ -10,8 +10,8 @@
 namespace herd::chat {
 namespace {
 
-constexpr std::string_view kSigns[] = {"+",  "-", "*",  "/", "//", "%",  "**",    "==",
-                                       "!=", "<", "<=", ">", ">=", "in", "not in"};
+constexpr std::string_view kSigns[] = {
+    "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
 
 std::string_view sign_of(Operator op) {
   return kSigns[static_cast<std::size_t>(op)];
@@ -187,6 +187,7 @@ Value slice_text(Heap& heap, const Value& value, const Cut& cut) {
     const std::size_t to = plain ? end : from + offset_of(text.substr(from), end - begin);
     return heap.string(std::string(text.substr(from, to - from)), value);
   }
+  heap.room(8 * text.size());
   const std::u32string points = to_points(text);
   std::u32string out;
   for (Int i = cut.begin; cut.stride > 0 ? i < cut.end : i > cut.end; i += cut.stride)
@@ -211,7 +212,8 @@ Value binary(Heap& heap, Operator op, const Value& a, const Value& b) {
     if (a.is_integral() && b.is_integral()) return int_arithmetic(op, a.integer(), b.integer());
     return Value(real_arithmetic(op, a.real(), b.real()));
   }
-  if (op == Operator::modulo && a.is_str()) return heap.string(format_percent(heap, a.text(), b), a);
+  if (op == Operator::modulo && a.is_str())
+    return heap.string(format_percent(heap, a.text(), b), a);
   if (a.is_undefined() || b.is_undefined()) no_operands(op, a, b);
   if (op == Operator::add) {
     if (a.is_str() && b.is_str()) return add_text(heap, a, b);
@@ -261,7 +263,8 @@ bool contains(Heap& heap, const Value& container, const Value& item) {
     return container.dict().find(item) != nullptr;
   }
   if (container.is_undefined()) return false;
-  if (!container.is_sequence()) wrong("argument of type '{}' is not iterable", type_name(container));
+  if (!container.is_sequence())
+    wrong("argument of type '{}' is not iterable", type_name(container));
   List& list = container.list();
   if (list.flavor == Flavor::generator) return in_generator(heap, list, item);
   heap.step(list.items.size() / 16);
@@ -304,6 +307,7 @@ std::vector<Value> iterate(Heap& heap, const Value& value) {
   if (value.is_undefined()) return out;
   if (value.is_str()) {
     heap.step(value.str().points / 8);
+    heap.room(value.str().points * sizeof(Str));
     for (const std::string_view point : split_points(value.text()))
       out.push_back(heap.string(std::string(point), value));
     return out;

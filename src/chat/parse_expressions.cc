@@ -19,12 +19,10 @@ std::unique_ptr<Expression> make_expression(Kind kind, int line) {
 
 Operator operator_of(std::string_view sign) {
   static constexpr std::pair<std::string_view, Operator> kSigns[] = {
-      {"+", Operator::add},           {"-", Operator::subtract},
-      {"*", Operator::multiply},      {"/", Operator::divide},
-      {"//", Operator::floor_divide}, {"%", Operator::modulo},
-      {"**", Operator::power},        {"==", Operator::equal},
-      {"!=", Operator::not_equal},    {"<", Operator::less},
-      {"<=", Operator::less_equal},   {">", Operator::greater},
+      {"+", Operator::add},           {"-", Operator::subtract},      {"*", Operator::multiply},
+      {"/", Operator::divide},        {"//", Operator::floor_divide}, {"%", Operator::modulo},
+      {"**", Operator::power},        {"==", Operator::equal},        {"!=", Operator::not_equal},
+      {"<", Operator::less},          {"<=", Operator::less_equal},   {">", Operator::greater},
       {">=", Operator::greater_equal}};
   for (const auto& [text, op] : kSigns)
     if (text == sign) return op;
@@ -432,7 +430,8 @@ CallArguments Parser::call_arguments() {
       take();
       for (const auto& [other, value] : out.named)
         if (other == name)
-          fail(Code::invalid_argument, fmt::format("keyword argument '{}' is repeated", name), line);
+          fail(Code::invalid_argument, fmt::format("keyword argument '{}' is repeated", name),
+               line);
       out.named.emplace_back(std::move(name), expression());
     } else {
       ensure(!out.star && !out.star_star && out.named.empty());

@@ -2,6 +2,7 @@
 
 #include "chat/failure.h"
 #include "chat/parser.h"
+#include "chat/scopes.h"
 
 namespace herd::chat {
 
@@ -28,6 +29,7 @@ std::unique_ptr<Statement> Parser::make(Kind kind) const {
 Program Parser::run() {
   Program program;
   program.body = body({});
+  find_unset_names(program);
   return program;
 }
 
@@ -74,7 +76,7 @@ Body Parser::block_body(std::initializer_list<std::string_view> ends) {
   return body(ends);
 }
 
-std::unique_ptr<const Statement> Parser::statement() {
+std::unique_ptr<Statement> Parser::statement() {
   static constexpr std::pair<std::string_view, std::unique_ptr<Statement> (Parser::*)()> kTags[] = {
       {"if", &Parser::parse_if},
       {"for", &Parser::parse_for},
@@ -96,11 +98,10 @@ std::unique_ptr<const Statement> Parser::statement() {
          fmt::format("tag '{}': a chat template cannot read other templates", now().text),
          now().line);
   const bool stray = now().text.starts_with("end") || is_name("else") || is_name("elif");
-  fail(stray ? Code::invalid_argument : Code::unsupported,
-       fmt::format(
-           fmt::runtime(stray ? "tag '{}' without the block it belongs to" : "unknown tag '{}'"),
-           now().text),
-       now().line);
+  if (stray)
+    fail(Code::invalid_argument,
+         fmt::format("tag '{}' without the block it belongs to", now().text), now().line);
+  fail(Code::unsupported, fmt::format("unknown tag '{}'", now().text), now().line);
 }
 
 std::unique_ptr<Statement> Parser::parse_if() {

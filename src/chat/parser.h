@@ -26,7 +26,7 @@ class Parser {
   // Statements (parse_statements.cc).
   Body body(std::initializer_list<std::string_view> ends);
   Body block_body(std::initializer_list<std::string_view> ends);
-  std::unique_ptr<const Statement> statement();
+  std::unique_ptr<Statement> statement();
   std::unique_ptr<Statement> make(Statement::Kind kind) const;
   std::unique_ptr<Statement> parse_if();
   std::unique_ptr<Statement> parse_for();

@@ -28,8 +28,7 @@ std::string place_digits(std::string_view scientific) {
   const int count = static_cast<int>(digits.size());
   if (exponent < -4 || exponent >= 16) {
     if (count > 1) digits.insert(1, ".");
-    return fmt::format("{}{}e{}{:02}", sign, digits, exponent < 0 ? '-' : '+',
-                       std::abs(exponent));
+    return fmt::format("{}{}e{}{:02}", sign, digits, exponent < 0 ? '-' : '+', std::abs(exponent));
   }
   if (exponent < 0)
     return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
@@ -135,8 +134,8 @@ std::string show_real(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char digits[64];
-  const auto end = std::to_chars(std::begin(digits), std::end(digits), value,
-                                 std::chars_format::scientific);
+  const auto end =
+      std::to_chars(std::begin(digits), std::end(digits), value, std::chars_format::scientific);
   return place_digits(std::string_view(digits, static_cast<std::size_t>(end.ptr - digits)));
 }
 

@@ -11,15 +11,26 @@ namespace herd::chat {
 using Kind = Statement::Kind;
 
 Value* Scope::find(std::string_view name) {
-  for (auto& [known, value] : names)
+  if (!index_.empty()) {
+    const auto found = index_.find(name);
+    return found == index_.end() ? nullptr : &names_[found->second].second;
+  }
+  for (auto& [known, value] : names_)
     if (known == name) return &value;
   return nullptr;
 }
 void Scope::set(std::string_view name, Value value) {
-  if (Value* known = find(name); known != nullptr)
+  constexpr std::size_t kScanned = 16;
+  if (Value* known = find(name); known != nullptr) {
     *known = std::move(value);
-  else
-    names.emplace_back(name, std::move(value));
+    return;
+  }
+  names_.emplace_back(name, std::move(value));
+  if (!index_.empty()) {
+    index_.emplace(name, names_.size() - 1);
+  } else if (names_.size() > kScanned) {
+    for (std::size_t i = 0; i < names_.size(); ++i) index_.emplace(names_[i].first, i);
+  }
 }
 std::string_view Macro::name() const {
   return definition->kind == Kind::macro ? std::string_view(definition->name)
@@ -37,8 +48,14 @@ std::string Interpreter::run(std::string_view variables) {
   variables_ = read_json(heap_, variables);
   add_globals(heap_, globals_);
   root_ = scope_ = std::make_shared<Scope>();
+  begin_unset(*root_, program_.unset);
   run_body(program_.body);
   return output_.take();
+}
+
+void Interpreter::begin_unset(Scope& scope, const std::vector<std::string>& names) {
+  for (const std::string& name : names)
+    scope.set(name, heap_.undefined(fmt::format("'{}' is undefined", name)));
 }
 
 void Interpreter::write(std::string_view text) {
@@ -78,7 +95,7 @@ Interpreter::Flow Interpreter::run_statement(const Statement& s) {
     case Kind::filter_block: return run_filter_block(s);
     case Kind::with: return run_with(s);
     case Kind::scope: {
-      const Inner inner(*this, scope_);
+      const Inner inner(*this, scope_, s.unset);
       return run_body(s.body);
     }
     case Kind::block: return run_block(s);
@@ -106,7 +123,7 @@ std::vector<Value> Interpreter::loop_items(const Statement& s, std::vector<Value
   std::vector<Value> kept;
   for (Value& item : items) {
     heap_.step();
-    const Inner inner(*this, scope_);
+    const Inner inner(*this, scope_, {});
     assign(s.target, item);
     if (truthy(evaluate(*s.filter))) kept.push_back(std::move(item));
   }
@@ -117,7 +134,7 @@ Interpreter::Flow Interpreter::run_loop_over(const Statement& s, std::vector<Val
                                              int nesting) {
   items = loop_items(s, std::move(items));
   if (items.empty()) {
-    const Inner inner(*this, scope_);
+    const Inner inner(*this, scope_, s.unset_otherwise);
     return run_body(s.otherwise);
   }
   const RunningLoop loop(heap_, std::move(items));
@@ -126,7 +143,7 @@ Interpreter::Flow Interpreter::run_loop_over(const Statement& s, std::vector<Val
   if (s.recursive) loop->scope = scope_;
   for (loop->index = 0; loop->index < loop->items.size(); ++loop->index) {
     heap_.step();
-    const Inner inner(*this, scope_);
+    const Inner inner(*this, scope_, s.unset);
     scope_->set("loop", Value(loop.get()));
     assign(s.target, loop->items[loop->index]);
     if (run_body(s.body) == Flow::stop) break;
@@ -139,7 +156,7 @@ Value Interpreter::call_loop(const Loop& loop, const Arguments& arguments) {
   if (!loop.definition->recursive) wrong("loop() can be called in loops marked 'recursive' only");
   const Nest nest(*this, Nest::kCall);
   const Buffer buffer(*this);
-  const Inner inner(*this, loop.scope);
+  const Inner inner(*this, loop.scope, {});
   run_loop_over(*loop.definition, iterate(heap_, bound[0]), loop.nesting + 1);
   return heap_.string(buffer.take());
 }
@@ -168,7 +185,7 @@ void Interpreter::assign(const Target& target, const Value& value) {
 /// The body's output through the statement's filters; `text` is set when the flow is normal.
 Interpreter::Flow Interpreter::run_filtered(const Statement& s, Value& text) {
   const Buffer buffer(*this);
-  const Inner inner(*this, scope_);
+  const Inner inner(*this, scope_, s.unset);
   if (const Flow flow = run_body(s.body); flow != Flow::normal) return flow;
   const Value input = std::exchange(input_, heap_.string(buffer.take()));
   text = evaluate(*s.filter);
@@ -186,20 +203,22 @@ Interpreter::Flow Interpreter::run_set_block(const Statement& s) {
 Interpreter::Flow Interpreter::run_filter_block(const Statement& s) {
   Value text;
   const Flow flow = run_filtered(s, text);
-  if (flow == Flow::normal) write(str(text));
+  if (flow != Flow::normal) return flow;
+  if (!text.is_str()) wrong("tag 'filter' must give a str, not {}", type_name(text));
+  write(text.text());
   return flow;
 }
 
 Interpreter::Flow Interpreter::run_with(const Statement& s) {
   std::vector<Value> values;
   for (const auto& [target, expression] : s.bindings) values.push_back(evaluate(*expression));
-  const Inner inner(*this, scope_);
+  const Inner inner(*this, scope_, s.unset);
   for (std::size_t i = 0; i < values.size(); ++i) assign(s.bindings[i].first, values[i]);
   return run_body(s.body);
 }
 
 Interpreter::Flow Interpreter::run_block(const Statement& s) {
-  const Inner inner(*this, root_);
+  const Inner inner(*this, root_, {});
   run_body(s.body);
   return Flow::normal;
 }
@@ -243,10 +262,9 @@ void Interpreter::bind_macro(const Macro& macro, const Arguments& arguments, Sco
     const Value* value =
         i < arguments.positional.size() ? &arguments.positional[i] : take_named(parameter);
     given[i] = value != nullptr;
-    scope.names.emplace_back(parameter, value != nullptr
-                                            ? *value
-                                            : heap_.undefined(fmt::format(
-                                                  "parameter '{}' was not provided", parameter)));
+    scope.set(parameter, value != nullptr ? *value
+                                          : heap_.undefined(fmt::format(
+                                                "parameter '{}' was not provided", parameter)));
   }
   if (s.uses_caller && !caller_is_parameter) {
     const Value* caller = take_named("caller");
@@ -280,7 +298,7 @@ void Interpreter::bind_macro(const Macro& macro, const Arguments& arguments, Sco
 Value Interpreter::call_macro(const Macro& macro, const Arguments& arguments) {
   const Nest nest(*this, Nest::kCall);
   const Buffer buffer(*this);
-  const Inner inner(*this, macro.scope);
+  const Inner inner(*this, macro.scope, macro.definition->unset);
   bind_macro(macro, arguments, *scope_);
   run_body(macro.definition->body);
   return heap_.string(buffer.take());

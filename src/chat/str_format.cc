@@ -70,7 +70,7 @@ class Formatter {
   /// "", "0", "name", then .attribute and [item] parts.
   Value named(std::string_view name) {
     const std::size_t end = std::min(name.find_first_of(".["), name.size());
-    Value value = first(name.substr(0, end));
+    Value value = first(name.substr(0, end), end == name.size());
     for (std::size_t at = end; at < name.size();) {
       if (name[at] == '[') {
         const std::size_t close = name.find(']', at);
@@ -79,8 +79,8 @@ class Formatter {
         std::size_t number = 0;
         const auto read = std::from_chars(key.data(), key.data() + key.size(), number);
         const bool index = read.ec == std::errc() && read.ptr == key.data() + key.size();
-        value = walk_.item(value, index ? Value::integer(number)
-                                        : walk_.heap().string(std::string(key)));
+        value = walk_.item(value,
+                           index ? Value::integer(number) : walk_.heap().string(std::string(key)));
         at = close + 1;
       } else if (name[at] == '.') {
         const std::size_t stop = std::min(name.find_first_of(".[", at + 1), name.size());
@@ -93,9 +93,10 @@ class Formatter {
     return value;
   }
 
-  Value first(std::string_view name) {
+  Value first(std::string_view name, bool alone) {
     std::size_t number = 0;
     if (name.empty()) {
+      if (manual_) wrong("format: cannot mix {{}} with numbered fields");
       number = next_++;
     } else {
       const auto read = std::from_chars(name.data(), name.data() + name.size(), number);
@@ -104,6 +105,8 @@ class Formatter {
           if (key == name) return value;
         wrong("format: no argument '{}'", name);
       }
+      if (alone && next_ > 0) wrong("format: cannot mix {{}} with numbered fields");
+      manual_ = manual_ || alone;
     }
     if (number >= arguments_.positional.size()) wrong("format: no argument {}", number);
     return arguments_.positional[number];
@@ -112,6 +115,7 @@ class Formatter {
   Interpreter& walk_;
   const Arguments& arguments_;
   std::size_t next_ = 0;
+  bool manual_ = false;
 };
 
 }  // namespace

@@ -10,10 +10,22 @@
 namespace herd::chat {
 namespace {
 
-using Pieces = std::vector<std::string_view>;
+/// Parts of a text on their way to becoming strings.
+class Pieces {
+ public:
+  explicit Pieces(Heap& heap) : heap_(heap) {}
+  void add(std::string_view piece) {
+    if (all.size() % 1024 == 0) heap_.room(all.size() * sizeof(Str));
+    all.push_back(piece);
+  }
+  std::vector<std::string_view> all;
+
+ private:
+  Heap& heap_;
+};
 constexpr auto kNone = std::string_view::npos;
 
-Value to_list(Interpreter& walk, const Value& self, const Pieces& pieces,
+Value to_list(Interpreter& walk, const Value& self, const std::vector<std::string_view>& pieces,
               Flavor flavor = Flavor::list) {
   std::vector<Value> out;
   for (const std::string_view piece : pieces)
@@ -27,6 +39,7 @@ template <std::string (*Map)(std::string_view)>
 Value mapped(Interpreter& walk, const Value& self, const Arguments& arguments) {
   const Bound bound("str method", arguments, {});
   walk.heap().work(16 * self.text().size());
+  walk.heap().room(6 * self.text().size());
   return walk.heap().string(Map(self.text()), self);
 }
 
@@ -127,11 +140,11 @@ Value affixed(Interpreter& walk, const Value& self, const Arguments& arguments) 
   const Window window = window_of(self, bound, 1);
   const auto matches = [&](const Value& affix) {
     if (!affix.is_str())
-      wrong("{} first arg must be str or a tuple of str, not {}",
-            start ? "startswith" : "endswith", type_name(affix));
+      wrong("{} first arg must be str or a tuple of str, not {}", start ? "startswith" : "endswith",
+            type_name(affix));
     walk.heap().work(affix.text().size());
-    return !window.empty_range && (start ? window.text.starts_with(affix.text())
-                                         : window.text.ends_with(affix.text()));
+    return !window.empty_range &&
+           (start ? window.text.starts_with(affix.text()) : window.text.ends_with(affix.text()));
   };
   const Value& affix = bound[0];
   if (affix.is_undefined()) fail_undefined(affix);
@@ -142,47 +155,40 @@ Value affixed(Interpreter& walk, const Value& self, const Arguments& arguments) 
 
 // ---- cutting and joining ----
 
-Pieces split_at(std::string_view text, std::string_view separator, Int most) {
-  Pieces out;
+void split_at(Pieces& out, std::string_view text, std::string_view separator, Int most) {
   std::size_t begin = 0;
   while (most-- != 0) {
     const std::size_t at = find_text(text, separator, begin);
     if (at == kNone) break;
-    out.push_back(text.substr(begin, at - begin));
+    out.add(text.substr(begin, at - begin));
     begin = at + separator.size();
   }
-  out.push_back(text.substr(begin));
-  return out;
+  out.add(text.substr(begin));
 }
 
-Pieces split_spaces(std::string_view text, Int most) {
-  Pieces out;
+void split_spaces(Pieces& out, std::string_view text, Int most) {
   text = strip(text, Side::left);
   while (!text.empty() && most-- != 0) {
     std::size_t end = 0, after = 0;
     while (end < text.size() && !is_space(next_point(text, after))) end = after;
-    out.push_back(text.substr(0, end));
+    out.add(text.substr(0, end));
     text = strip(text.substr(end), Side::left);
   }
-  if (!text.empty()) out.push_back(text);
-  return out;
+  if (!text.empty()) out.add(text);
 }
 
-Pieces rsplit_at(std::string_view text, std::string_view separator, Int most) {
-  Pieces out;
+void rsplit_at(Pieces& out, std::string_view text, std::string_view separator, Int most) {
   while (most-- != 0) {
     const std::size_t at = text.rfind(separator);
     if (at == kNone) break;
-    out.push_back(text.substr(at + separator.size()));
+    out.add(text.substr(at + separator.size()));
     text = text.substr(0, at);
   }
-  out.push_back(text);
-  std::reverse(out.begin(), out.end());
-  return out;
+  out.add(text);
+  std::reverse(out.all.begin(), out.all.end());
 }
 
-Pieces rsplit_spaces(std::string_view text, Int most) {
-  Pieces out;
+void rsplit_spaces(Pieces& out, std::string_view text, Int most) {
   text = strip(text, Side::right);
   while (!text.empty() && most-- != 0) {
     std::size_t begin = text.size();
@@ -193,12 +199,11 @@ Pieces rsplit_spaces(std::string_view text, Int most) {
       if (is_space(next_point(text, at))) break;
       begin = start;
     }
-    out.push_back(text.substr(begin));
+    out.add(text.substr(begin));
     text = strip(text.substr(0, begin), Side::right);
   }
-  if (!text.empty()) out.push_back(text);
-  std::reverse(out.begin(), out.end());
-  return out;
+  if (!text.empty()) out.add(text);
+  std::reverse(out.all.begin(), out.all.end());
 }
 
 template <bool from_right>
@@ -208,19 +213,25 @@ Value split(Interpreter& walk, const Value& self, const Arguments& arguments) {
   const std::string_view text = self.text();
   walk.heap().work(text.size());
   walk.heap().step(text.size() / 256);
-  if (!bound.has(0) || bound[0].is_none())
-    return to_list(walk, self,
-                   from_right && most >= 0 ? rsplit_spaces(text, most) : split_spaces(text, most));
-  const std::string_view separator = bound.text(0, "");
+  Pieces out(walk.heap());
+  const bool backwards = from_right && most >= 0;
+  const std::string_view separator = bound.has(0) && !bound[0].is_none() ? bound.text(0, "") : " ";
   if (separator.empty()) wrong("empty separator");
-  if (!from_right || most < 0) return to_list(walk, self, split_at(text, separator, most));
-  walk.heap().step(text.size() / 4096 * separator.size() / 16);
-  return to_list(walk, self, rsplit_at(text, separator, most));
+  if (!bound.has(0) || bound[0].is_none()) {
+    backwards ? rsplit_spaces(out, text, most) : split_spaces(out, text, most);
+  } else if (backwards) {
+    walk.heap().step(text.size() / 4096 * separator.size() / 16);
+    rsplit_at(out, text, separator, most);
+  } else {
+    split_at(out, text, separator, most);
+  }
+  return to_list(walk, self, out.all);
 }
 
 Value split_into_lines(Interpreter& walk, const Value& self, const Arguments& arguments) {
   const Bound bound("splitlines()", arguments, {"keepends"});
   walk.heap().step(self.text().size() / 256);
+  walk.heap().room(most_lines(self.text()) * sizeof(Str));
   return to_list(walk, self, split_lines(self.text(), bound.flag(0, false)));
 }
 
@@ -235,7 +246,7 @@ Value partition(Interpreter& walk, const Value& self, const Arguments& arguments
   if (at != kNone)
     return to_list(walk, self, {text.substr(0, at), what, text.substr(at + what.size())},
                    Flavor::tuple);
-  return to_list(walk, self, last ? Pieces{"", "", text} : Pieces{text, "", ""}, Flavor::tuple);
+  return to_list(walk, self, {last ? "" : text, "", last ? text : ""}, Flavor::tuple);
 }
 
 Value join(Interpreter& walk, const Value& self, const Arguments& arguments) {
@@ -269,9 +280,10 @@ Value padded(Interpreter& walk, const Value& self, const Arguments& arguments) {
   if (width <= size) return self;
   const auto missing = static_cast<std::size_t>(std::min(width - size, Int{1} << 40));
   // str.center puts the odd one to the left where the width is odd.
-  const std::size_t before = where < 0   ? 0
-                             : where > 0 ? missing
-                                         : missing / 2 + (missing & static_cast<std::size_t>(width) & 1);
+  const std::size_t before = where < 0 ? 0
+                             : where > 0
+                                 ? missing
+                                 : missing / 2 + (missing & static_cast<std::size_t>(width) & 1);
   Text out(walk.heap());
   out.repeat(fill, before);
   out.add(self.text());
@@ -298,6 +310,7 @@ Value expand_tabs(Interpreter& walk, const Value& self, const Arguments& argumen
   const Bound bound("expandtabs()", arguments, {"tabsize"});
   const auto size = static_cast<std::size_t>(std::clamp(bound.integer(0, 8), Int{0}, Int{4096}));
   Text out(walk.heap());
+  walk.heap().room(self.str().points * sizeof(Str));
   std::size_t column = 0;
   for (const std::string_view point : split_points(self.text())) {
     if (point == "\t") {
@@ -444,6 +457,7 @@ std::string replace_text(Heap& heap, std::string_view text, std::string_view fro
   Text out(heap);
   std::size_t begin = 0;
   if (from.empty()) {
+    heap.room(text.size() * sizeof(Str));
     for (const std::string_view point : split_points(text)) {
       if (most-- == 0) break;
       out.add(to);

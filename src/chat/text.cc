@@ -308,6 +308,14 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends)
   return out;
 }
 
+std::size_t most_lines(std::string_view text) {
+  const auto may_end = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0xC2 || byte == 0xE2;
+  };
+  return 1 + static_cast<std::size_t>(std::count_if(text.begin(), text.end(), may_end));
+}
+
 std::size_t find_text(std::string_view text, std::string_view what, std::size_t from) {
   if (from > text.size() || what.size() > text.size() - from) return std::string_view::npos;
   if (what.empty()) return from;

@@ -47,6 +47,9 @@ std::string_view strip(std::string_view text, Side side, std::string_view chars)
 /// Lines without (or with) their ends, as str.splitlines.
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends);
 
+/// At least as many as split_lines gives.
+std::size_t most_lines(std::string_view text);
+
 /// As std::string_view::find, in time linear in both whatever they hold.
 std::size_t find_text(std::string_view text, std::string_view what, std::size_t from);
 

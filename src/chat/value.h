@@ -161,8 +161,8 @@ struct Dict {
   const Value* find(std::string_view key) const;
 
  private:
-  std::size_t position(const Value& key) const;     // entries.size() if absent
-  std::map<Value, std::size_t, KeyLess> index_;     // once there are more than a few
+  std::size_t position(const Value& key) const;  // entries.size() if absent
+  std::map<Value, std::size_t, KeyLess> index_;  // once there are more than a few
 };
 
 /// What has identity: namespaces, macros, loops, functions. Owned by the Heap.

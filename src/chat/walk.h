@@ -44,9 +44,11 @@ class Interpreter::Nest {
 /// A new scope inside `parent`, in force until its end.
 class Interpreter::Inner {
  public:
-  Inner(Interpreter& walk, std::shared_ptr<Scope> parent) : walk_(walk) {
+  Inner(Interpreter& walk, std::shared_ptr<Scope> parent, const std::vector<std::string>& unset)
+      : walk_(walk) {
     auto scope = std::make_shared<Scope>();
     scope->parent = std::move(parent);
+    walk.begin_unset(*scope, unset);
     before_ = std::exchange(walk_.scope_, std::move(scope));
   }
   ~Inner() { walk_.scope_ = std::move(before_); }

@@ -1,10 +1,12 @@
 // Templates of our own and what jinja2 3.1, set up as Hugging Face's apply_chat_template does
 // (trim_blocks, lstrip_blocks, immutable sandbox, loop controls), makes of them:
-// tests/data/chat_cases.json.
+// tests/data/chat_cases.json, and many more made at random in chat_jinja.json.
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
 #include "herd/chat.h"
 
@@ -13,8 +15,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json cases() {
-  std::ifstream file(std::string(HERD_TEST_DATA) + "/chat_cases.json");
+ordered_json read_data(const std::string& name) {
+  std::ifstream file(std::string(HERD_TEST_DATA) + "/" + name);
   return ordered_json::parse(file);
 }
 
@@ -26,7 +28,7 @@ Result<std::string> render(const std::string& text, const std::string& variables
 }
 
 TEST(ChatCases, EqualJinjaByteForByte) {
-  const ordered_json all = cases();
+  const ordered_json all = read_data("chat_cases.json");
   const std::string variables = all["variables"].dump();
   int compared = 0;
   for (const auto& c : all["cases"]) {
@@ -43,6 +45,89 @@ TEST(ChatCases, EqualJinjaByteForByte) {
     }
   }
   EXPECT_GE(compared, 26);
+}
+
+// A case has a template (a whole one of our own, by its number, or a few tags made at random) and
+// variables (by number); jinja2 made `text`, or refused with the template's own words, `raises`.
+TEST(ChatCases, EqualJinjaOnTemplatesMadeAtRandom) {
+  const ordered_json all = read_data("chat_jinja.json");
+  std::vector<std::string> variables;
+  for (const auto& v : all["variables"]) variables.push_back(v.dump());
+  int equal = 0, refused = 0;
+  for (const auto& c : all["cases"]) {
+    const std::string text =
+        c.contains("source") ? c["source"] : all["templates"][c["template"].get<std::size_t>()];
+    SCOPED_TRACE(text);
+    const auto got = render(text, variables[c["variables"].get<std::size_t>()]);
+    if (c.contains("raises")) {
+      ASSERT_FALSE(got.ok()) << *got;
+      EXPECT_NE(got.error().message.find(c["raises"].get<std::string>()), std::string::npos)
+          << got.error().message;
+      ++refused;
+    } else {
+      ASSERT_TRUE(got.ok()) << got.error().message;
+      ASSERT_EQ(*got, c["text"].get<std::string>());
+      ++equal;
+    }
+  }
+  EXPECT_GE(equal, 1500);
+  EXPECT_GE(refused, 20);
+}
+
+std::string text_of(const std::string& source, const std::string& variables = "{}") {
+  const auto got = render(source, variables);
+  return got.ok() ? *got : "error: " + got.error().message;
+}
+
+// Jinja decides where a name lives when it compiles: one that a scope sets belongs to that scope
+// from its beginning, whatever the render calls by that name.
+TEST(ChatScopes, ANameAScopeSetsIsUnsetBefore) {
+  const std::string given = R"({"x": "X"})";
+  EXPECT_EQ(text_of("{% set x = 1 %}{{ x }}", given), "1");
+  EXPECT_EQ(text_of("{{ x }}{% set x = 1 %}{{ x }}", given), "X1");
+  EXPECT_EQ(text_of("{% for i in [1, 2] %}{% if i == 2 %}{{ x }}{% endif %}{% set x = i %}"
+                    "{% endfor %}{{ x }}",
+                    given),
+            "XX");
+  EXPECT_EQ(text_of("{% if 0 %}{% set x = 1 %}{% endif %}{{ x }}", given), "X");
+  EXPECT_EQ(
+      text_of("{% for i in [1] %}{% if 0 %}{% set x = 1 %}{% endif %}{{ x }}{% endfor %}", given),
+      "X");
+  EXPECT_EQ(text_of("{% set x %}{{ x }}b{% endset %}{{ x }}", given), "b");
+}
+
+TEST(ChatFormats, AsPython) {
+  EXPECT_EQ(text_of("{{ '%c%c' % (97, 'b') }}"), "ab");
+  EXPECT_EQ(text_of("{{ '{:#x} {:#o} {:#b} {:,}'.format(255, 8, 5, 1234567) }}"),
+            "0xff 0o10 0b101 1,234,567");
+  EXPECT_EQ(text_of("{{ '{:.3}|{:.2}|{:.1}'.format(1.0, 100.0, 0.00001234) }}"), "1.0|1e+02|1e-05");
+  EXPECT_EQ(text_of("{{ '{:05}|{:>5}|{:^5}'.format('a', 'b', 'c') }}"), "a0000|    b|  c  ");
+  for (const char* wrong : {"{{ '{:+}'.format('a') }}", "{{ '{:.2}'.format(1) }}",
+                            "{{ '%x' % 1.5 }}", "{{ '%d %d' % (1,) }}", "{{ '%c' % -1 }}"})
+    EXPECT_FALSE(render(wrong, "{}").ok()) << wrong;
+}
+
+// What a filter or method needs on its way to a result counts as well as the result.
+TEST(ChatBudgets, HoldForWhatIsMadeOnTheWay) {
+  ChatLimits limits;
+  limits.memory_bytes = 8 << 20;
+  limits.steps = std::int64_t{1} << 40;
+  for (const char* call : {"|reverse", "[::2]", ".split('a')", ".split()", ".rsplit('a', 9999999)",
+                           ".splitlines()", "|e", "|forceescape", "|upper", "|indent",
+                           ".expandtabs()", ".replace('', '-')", "|tojson", "|list"}) {
+    SCOPED_TRACE(call);
+    const auto got = render(
+        std::string("{% set t = 'a\n' * 2000000 %}{{ (t") + call + ")|length }}", "{}", limits);
+    ASSERT_FALSE(got.ok()) << *got;
+    EXPECT_EQ(got.error().code, Code::resource_exhausted) << got.error().message;
+  }
+  EXPECT_FALSE(render("{{ 1.5|round(400, 'ceil') }}", "{}").ok());
+}
+
+TEST(ChatBudgets, AScopeOfManyNamesStaysFast) {
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += "{% set a" + std::to_string(i) + " = 1 %}";
+  EXPECT_EQ(text_of(text + "{{ a0 + a19999 }}"), "2");
 }
 
 TEST(ChatCases, EveryBudgetEndsARender) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "backend/cuda/async.cuh"
 #include "backend/cuda/step.h"
 
 namespace herd::cuda {
@@ -15,14 +16,6 @@ constexpr float kNegative = -__builtin_inff();
 
 // ---- PTX ----
 
-__device__ inline std::uint32_t shared_address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-/// 16 bytes, or zeros where `valid` is false.
-__device__ inline void copy_16(std::uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(valid ? 16 : 0));
-}
 __device__ inline void copies_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
@@ -42,8 +35,7 @@ __device__ inline void load_4_transposed(std::uint32_t (&r)[4], std::uint32_t ad
 }
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                     std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -66,15 +58,16 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// ---- tiles in shared memory: [64][Size] halves in chunks of 16 bytes, swizzled ----
+// ---- runs of keys or values, in the pool as in shared memory: [position][Size] halves whose
+// chunks of 16 bytes are swizzled, so that a column of eight rows touches every bank once ----
 
+/// Where chunk `chunk` of a row stands; `position` counts from any multiple of 8.
+__host__ __device__ constexpr int swizzled(int size, int position, int chunk) {
+  return size >= 64 ? chunk ^ (position & 7) : chunk ^ ((position >> 1) & 3);
+}
 template <int Size>
 __device__ std::uint32_t chunk_offset(int key, int chunk) {
-  constexpr int kChunks = Size / 8;
-  if constexpr (kChunks >= 8)
-    return static_cast<std::uint32_t>(key * kChunks + (chunk ^ (key & 7))) * 16;
-  else
-    return static_cast<std::uint32_t>(key * kChunks + (chunk ^ ((key >> 1) & 3))) * 16;
+  return static_cast<std::uint32_t>(key * (Size / 8) + swizzled(Size, key, chunk)) * 16;
 }
 
 /// Where a tile's keys (or values) are: two runs of 32 positions.
@@ -88,9 +81,8 @@ __device__ void load_tile(std::uint32_t to, const TileSource& source, int thread
   constexpr int kChunks = Size / 8;
 #pragma unroll 8
   for (int i = thread; i < kTileKeys * kChunks; i += Threads) {
-    const int key = i / kChunks, chunk = i % kChunks;
-    copy_16(to + chunk_offset<Size>(key, chunk),
-            source.run[key / 32] + (key % 32) * Size + chunk * 8,
+    const int key = i / kChunks;
+    copy_16(to + 16 * i, source.run[key / 32] + (i - key / 32 * 32 * kChunks) * 8,
             source.first_key + key < source.end_key);
   }
 }
@@ -119,9 +111,9 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
   for (int n = 0; n < 8; ++n)
     for (int e = 0; e < 4; ++e) s[n][e] = 0;
 #pragma unroll
-  for (int n = 0; n < 8; n += 2) {
+  for (int k = 0; k < Size / 16; ++k) {  // outside, so that a sum waits for nobody
 #pragma unroll
-    for (int k = 0; k < Size / 16; ++k) {
+    for (int n = 0; n < 8; n += 2) {
       std::uint32_t b[4];
       load_4(b, keys + chunk_offset<Size>(n * 8 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
       multiply_add(s[n], q[k], b[0], b[1]);
@@ -132,12 +124,13 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
 
 /// Online softmax: scores become weights, packed as the left operand of the next product; what
 /// `span` holds is scaled to the new maximum. A lane's rows see keys below visible[0] and [1].
-template <int Size>
+/// Half: the matrix's rows from 8 on are no pairs.
+template <int Size, bool Half = false>
 __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&visible)[2],
                                 float scale_log2, int lane, Span<Size>& span,
                                 std::uint32_t (&p)[4][4]) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < (Half ? 1 : 2); ++r) {
     const int left = visible[r] - first_key - lane % 4 * 2;
     float largest = kNegative;
 #pragma unroll
@@ -174,7 +167,8 @@ __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&vis
   for (int k = 0; k < 4; ++k)
     for (int h = 0; h < 2; ++h)
       for (int r = 0; r < 2; ++r)
-        p[k][2 * h + r] = pack_halves(s[2 * k + h][2 * r], s[2 * k + h][2 * r + 1]);
+        p[k][2 * h + r] =
+            Half && r == 1 ? 0 : pack_halves(s[2 * k + h][2 * r], s[2 * k + h][2 * r + 1]);
 }
 
 template <int Size>
@@ -214,10 +208,10 @@ __device__ void fold_row(Span<Size>& total, const Span<Size>& split, int r) {
     for (int e = 2 * r; e < 2 * r + 2; ++e)
       total.o[n][e] = fmaf(split.o[n][e], b, __fmul_rn(total.o[n][e], a));
 }
-template <int Size>
+template <int Size, bool Half = false>
 __device__ void fold(Span<Size>& total, const Span<Size>& split) {
   fold_row(total, split, 0);
-  fold_row(total, split, 1);
+  if (!Half) fold_row(total, split, 1);
 }
 
 // ---- pairs: rows of one sequence times heads of one group ----

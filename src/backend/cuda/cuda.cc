@@ -225,6 +225,7 @@ Status CudaBackend::create_kv(const KvLayout& l) {
     return {Code::unsupported, fmt::format("head size {}: the cuda backend takes even ones up to "
                                            "128",
                                            l.head_size)};
+  attention_warps_ = attention_warps(kv_stride_, multiprocessors_);
   const std::int64_t bytes = kv_bytes(l) / 2;
   keys_ = allocate_device(bytes);
   values_ = allocate_device(bytes);
@@ -260,7 +261,7 @@ void CudaBackend::embed(const EmbedArgs& args) {
 }
 
 void CudaBackend::rms_norm(const RmsNormArgs& args) {
-  launch_rms_norm(args, view_, stream_);
+  note(launch_rms_norm(args, view_, stream_), "rms_norm");
   launched("rms_norm");
 }
 
@@ -306,7 +307,7 @@ void CudaBackend::rope_store(const RopeStoreArgs& args) {
                           kv_.page_size,
                           kv_stride_};
   if (a.v != nullptr) a.kv_heads = kv_.kv_heads, a.head_size = kv_.head_size;
-  launch_rope_store(a, pool, view_, stream_);
+  note(launch_rope_store(a, pool, view_, stream_), "rope_store");
   launched("rope_store");
 }
 
@@ -322,15 +323,16 @@ void CudaBackend::attention(const AttentionArgs& args) {
                                   args.scale * 1.44269504088896341f,
                                   reinterpret_cast<float*>(partials_.get()),
                                   reinterpret_cast<std::int32_t*>(counters_memory_.get())};
-  if (few_blocks_ > 0) launch_attention_few(launch, few_blocks_, stream_);
+  if (few_blocks_ > 0) note(launch_attention_few(launch, few_blocks_, stream_), "attention");
   launched("attention");
   if (!many_.empty())
-    launch_attention_many(launch, static_cast<std::int32_t>(many_.size()), stream_);
+    note(launch_attention_many(launch, static_cast<std::int32_t>(many_.size()), stream_),
+         "attention");
   launched("attention");
 }
 
 void CudaBackend::sample(const SampleArgs& args) {
-  launch_sample(args, view_, sample_scratch_.get(), stream_);
+  note(launch_sample(args, view_, sample_scratch_.get(), stream_), "sample");
   launched("sample");
 }
 

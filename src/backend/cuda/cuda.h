@@ -116,7 +116,8 @@ class CudaBackend final : public Backend {
   Status make_step_room(const StepRoom& room);
   void write_step(const Batch& batch, std::int32_t rows, std::byte* to);
   void plan_attention(const Batch& batch);
-  void plan_few(const Batch& batch, std::int64_t splits);
+  void plan_few();
+  std::int32_t splits_each(std::int32_t warps) const;
   StepRows bucketed(const Batch& batch) const;
   bool replay_or_record(const StepKey& key);
   void drop_graphs();
@@ -157,7 +158,7 @@ class CudaBackend final : public Backend {
   std::array<InFlight, 2> in_flight_;
   std::uint64_t steps_ = 0, sampled_steps_ = 0, read_steps_ = 0;
   std::vector<AttentionItem> few_, many_;
-  std::int32_t few_blocks_ = 0;
+  std::int32_t few_blocks_ = 0, attention_warps_ = 0;
   std::int32_t step_samples_ = 0;  // ids this step chooses
 
   struct Recorded {

@@ -19,7 +19,8 @@ struct RawMatrix {
   std::int64_t row_bytes = 0;
 };
 
-/// One layer's part of the pool: [page][kv_head][page_size][stride] each.
+/// One layer's part of the pool: [page][kv_head][page_size][stride] each; the chunks of 16 bytes of
+/// a position stand in swizzled() order.
 struct LayerPool {
   __half* keys;
   __half* values;
@@ -29,9 +30,9 @@ struct LayerPool {
 
 void launch_embed(const RawMatrix& table, const StepView& step, float* out, int rows,
                   cudaStream_t stream);
-void launch_rms_norm(const RmsNormArgs& args, const StepView& step, cudaStream_t stream);
-void launch_rope_store(const RopeStoreArgs& args, const LayerPool& pool, const StepView& step,
-                       cudaStream_t stream);
+cudaError_t launch_rms_norm(const RmsNormArgs& args, const StepView& step, cudaStream_t stream);
+cudaError_t launch_rope_store(const RopeStoreArgs& args, const LayerPool& pool,
+                              const StepView& step, cudaStream_t stream);
 void launch_to_half(const float* x, __half* out, std::int64_t n, cudaStream_t stream);
 
 struct AttentionLaunch {
@@ -51,13 +52,13 @@ __host__ __device__ std::int64_t partial_floats(int stride);
 cudaError_t prepare_attention();
 /// Warps that run at once on the device.
 int attention_warps(int stride, int multiprocessors);
-void launch_attention_few(const AttentionLaunch& launch, int blocks, cudaStream_t stream);
-void launch_attention_many(const AttentionLaunch& launch, int items, cudaStream_t stream);
+cudaError_t launch_attention_few(const AttentionLaunch& launch, int blocks, cudaStream_t stream);
+cudaError_t launch_attention_many(const AttentionLaunch& launch, int items, cudaStream_t stream);
 
 /// Scratch of launch_sample, in bytes.
 std::int64_t sample_scratch_bytes(int rows);
-void launch_sample(const SampleArgs& args, const StepView& step, void* scratch,
-                   cudaStream_t stream);
+cudaError_t launch_sample(const SampleArgs& args, const StepView& step, void* scratch,
+                          cudaStream_t stream);
 
 void launch_swiglu(const SwigluArgs& args, cudaStream_t stream);
 void launch_add(const AddArgs& args, cudaStream_t stream);

@@ -2,6 +2,7 @@
 // rows) and wgmma.cu (Hopper, many rows).
 #pragma once
 
+#include "backend/cuda/async.cuh"
 #include "backend/cuda/formats.cuh"
 #include "backend/cuda/matmul.h"
 
@@ -57,21 +58,6 @@ __device__ __forceinline__ void store(Epilogue epilogue, void* out, long long at
   } else {
     static_cast<__half*>(out)[at] = __float2half_rn(value);
   }
-}
-/// The kernel before this one in the stream has ended and its writes are visible.
-__device__ __forceinline__ void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 #endif
 

@@ -1,4 +1,5 @@
 // Root-mean-square norm: one block a row, the order of its sum a function of the width alone.
+#include "backend/cuda/async.cuh"
 #include "backend/cuda/kernels.h"
 
 namespace herd::cuda {
@@ -31,6 +32,8 @@ template <class Out>
 __global__ void __launch_bounds__(kThreads)
     rms_norm(const float* x, const float* weight, Out* out, const std::int32_t* rows, int columns,
              float epsilon) {
+  let_next_start();
+  wait_for_inputs();
   const std::int64_t from = rows == nullptr ? blockIdx.x : rows[blockIdx.x];
   x += from * columns;
   out += static_cast<std::int64_t>(blockIdx.x) * columns;
@@ -48,11 +51,18 @@ constexpr int kQuads = 8;
 __global__ void __launch_bounds__(kThreads)
     rms_norm_wide(const float* x, const float* weight, __half* out, const std::int32_t* rows,
                   int columns, float epsilon) {
+  let_next_start();
   const std::int64_t from = rows == nullptr ? blockIdx.x : rows[blockIdx.x];
   const auto* from4 = reinterpret_cast<const float4*>(x + from * columns);
   const auto* weight4 = reinterpret_cast<const float4*>(weight);
   const int quads = columns / 4;
-  float4 v[kQuads];
+  float4 v[kQuads], w[kQuads];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {  // nobody writes them
+    const int k = threadIdx.x + i * kThreads;
+    w[i] = k < quads ? weight4[k] : float4{0, 0, 0, 0};
+  }
+  wait_for_inputs();
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
@@ -68,11 +78,10 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kQuads; ++i) {
     const int k = threadIdx.x + i * kThreads;
     if (k >= quads) continue;
-    const float4 w = weight4[k];
-    const __half2 low = __floats2half2_rn(__fmul_rn(__fmul_rn(v[i].x, inverse), w.x),
-                                          __fmul_rn(__fmul_rn(v[i].y, inverse), w.y));
-    const __half2 high = __floats2half2_rn(__fmul_rn(__fmul_rn(v[i].z, inverse), w.z),
-                                           __fmul_rn(__fmul_rn(v[i].w, inverse), w.w));
+    const __half2 low = __floats2half2_rn(__fmul_rn(__fmul_rn(v[i].x, inverse), w[i].x),
+                                          __fmul_rn(__fmul_rn(v[i].y, inverse), w[i].y));
+    const __half2 high = __floats2half2_rn(__fmul_rn(__fmul_rn(v[i].z, inverse), w[i].z),
+                                           __fmul_rn(__fmul_rn(v[i].w, inverse), w[i].w));
     to[k] = {reinterpret_cast<const unsigned&>(low), reinterpret_cast<const unsigned&>(high)};
   }
 }
@@ -84,18 +93,18 @@ __global__ void to_half(const float* x, __half* out, std::int64_t n) {
 
 }  // namespace
 
-void launch_rms_norm(const RmsNormArgs& a, const StepView& step, cudaStream_t stream) {
-  if (a.rows == 0) return;
+cudaError_t launch_rms_norm(const RmsNormArgs& a, const StepView& step, cudaStream_t stream) {
+  if (a.rows == 0) return cudaSuccess;
   const std::int32_t* rows = a.of_logit_rows ? step.logit_rows : nullptr;
-  if (a.f32_out)
-    rms_norm<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<float*>(a.out), rows,
-                                              a.columns, a.epsilon);
-  else if (a.columns % 4 == 0 && a.columns <= 4 * kThreads * kQuads)
-    rms_norm_wide<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<__half*>(a.out), rows,
-                                                   a.columns, a.epsilon);
-  else
-    rms_norm<<<a.rows, kThreads, 0, stream>>>(a.x, a.weight, static_cast<__half*>(a.out), rows,
-                                              a.columns, a.epsilon);
+  const auto launch = [&](auto kernel, auto* out) {
+    return launch_chained(kernel, a.rows, kThreads, 0, stream, a.x, a.weight, out, rows, a.columns,
+                          a.epsilon);
+  };
+  auto* halves = static_cast<__half*>(a.out);
+  if (a.f32_out) return launch(rms_norm<float>, static_cast<float*>(a.out));
+  if (a.columns % 4 == 0 && a.columns <= 4 * kThreads * kQuads)
+    return launch(rms_norm_wide, halves);
+  return launch(rms_norm<__half>, halves);
 }
 
 void launch_to_half(const float* x, __half* out, std::int64_t n, cudaStream_t stream) {

@@ -1,4 +1,6 @@
 // Rotation of queries and keys; keys and values go to their slots of the pool in the same pass.
+#include "backend/cuda/async.cuh"
+#include "backend/cuda/attention_tile.cuh"
 #include "backend/cuda/kernels.h"
 
 namespace herd::cuda {
@@ -9,6 +11,8 @@ struct Pair {
 };
 
 __global__ void rope_store(RopeStoreArgs args, LayerPool pool, StepView step) {
+  let_next_start();
+  wait_for_inputs();
   const int row = blockIdx.x;
   const std::int32_t slot = args.v != nullptr ? step.slots[row] : -1;
   if (args.v != nullptr && slot < 0 && args.q == nullptr) return;
@@ -41,8 +45,9 @@ __global__ void rope_store(RopeStoreArgs args, LayerPool pool, StepView step) {
     } else if (slot >= 0) {
       const std::int64_t page = slot / pool.page_size, offset = slot % pool.page_size;
       __half* to = (i < n_q + n_k ? pool.keys : pool.values) +
-                   ((page * pool.kv_heads + head) * pool.page_size + offset) * pool.stride + d;
-      reinterpret_cast<__half2*>(to)[0] = halves;
+                   ((page * pool.kv_heads + head) * pool.page_size + offset) * pool.stride;
+      const int chunk = swizzled(pool.stride, static_cast<int>(offset), d / 8);
+      reinterpret_cast<__half2*>(to + 8 * chunk + d % 8)[0] = halves;
     } else if (args.v == nullptr) {
       args.k[at] = x.a, args.k[at + 1] = x.b;
     }
@@ -51,12 +56,12 @@ __global__ void rope_store(RopeStoreArgs args, LayerPool pool, StepView step) {
 
 }  // namespace
 
-void launch_rope_store(const RopeStoreArgs& args, const LayerPool& pool, const StepView& step,
-                       cudaStream_t stream) {
-  if (args.rows == 0) return;
+cudaError_t launch_rope_store(const RopeStoreArgs& args, const LayerPool& pool,
+                              const StepView& step, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
   const int pairs = (args.heads + 2 * args.kv_heads) * args.head_size / 2;
   const dim3 grid(static_cast<unsigned>(args.rows), static_cast<unsigned>((pairs + 1023) / 1024));
-  rope_store<<<grid, 256, 0, stream>>>(args, pool, step);
+  return launch_chained(rope_store, grid, 256, 0, stream, args, pool, step);
 }
 
 }  // namespace herd::cuda

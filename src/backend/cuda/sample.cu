@@ -1,5 +1,6 @@
 // The next id of each logits row. The rules of src/sample/sampler.cc; weights are integers of
 // 2^-40, so that sums do not depend on the order in which threads add.
+#include "backend/cuda/async.cuh"
 #include "backend/cuda/kernels.h"
 #include "base/rng.h"
 
@@ -42,6 +43,8 @@ __device__ u64 warp_scan(u64 x, int lane) {  // inclusive
 /// Of one slice of a row: key and id of its largest, the lower id of equal ones; ~0 if a value is
 /// NaN or +infinity.
 __global__ void __launch_bounds__(256) find_largest(const float* logits, int vocab, u64* slices) {
+  let_next_start();
+  wait_for_inputs();
   const int row = blockIdx.y, slice = blockIdx.x;
   logits += static_cast<std::int64_t>(row) * vocab;
   const int per_slice = (vocab + kSlices - 1) / kSlices;
@@ -241,6 +244,8 @@ __device__ int draw(const Row& row, const SamplingRow& how, Shared& shared) {
 __global__ void __launch_bounds__(kThreads)
     choose(const float* logits, int vocab, const u64* slices, StepView step) {
   __shared__ Shared shared;
+  let_next_start();
+  wait_for_inputs();
   const int row = blockIdx.x;
   u64 best = 0;
   for (int s = 0; s < kSlices; ++s) best = max(best, slices[row * kSlices + s]);
@@ -262,14 +267,15 @@ __global__ void __launch_bounds__(kThreads)
 std::int64_t sample_scratch_bytes(int rows) {
   return std::int64_t{8} * kSlices * rows;
 }
-void launch_sample(const SampleArgs& args, const StepView& step, void* scratch,
-                   cudaStream_t stream) {
-  if (args.rows == 0) return;
+cudaError_t launch_sample(const SampleArgs& args, const StepView& step, void* scratch,
+                          cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
   auto* slices = static_cast<u64*>(scratch);
-  find_largest<<<dim3(kSlices, static_cast<unsigned>(args.rows)), 256, 0, stream>>>(
-      args.logits, args.vocab, slices);
-  choose<<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args.logits, args.vocab, slices,
-                                                                    step);
+  const auto rows = static_cast<unsigned>(args.rows);
+  const cudaError_t error = launch_chained(find_largest, dim3(kSlices, rows), 256, 0, stream,
+                                           args.logits, args.vocab, slices);
+  if (error != cudaSuccess) return error;
+  return launch_chained(choose, rows, kThreads, 0, stream, args.logits, args.vocab, slices, step);
 }
 
 }  // namespace herd::cuda

@@ -71,9 +71,9 @@ StepRoom CudaBackend::step_room(const StepLimits& l) const {
   const std::int64_t per_sequence = pieces(l.max_context, kGroupedPages);
   room.pages = std::min(room.sequences * per_sequence, std::int64_t{1} << 20);
   const std::int64_t group = std::max(1, l.heads / std::max(1, l.kv_heads));
-  // Warps' items: a few for each of the device's; blocks': 128 pairs each, the last part full.
-  room.items = room.sequences + 4 * std::int64_t{32} * multiprocessors_ +
-               pieces(l.max_rows * group, kPrefillRows);
+  // Warps' items: a split each at most; blocks': 128 pairs each, the last part full.
+  room.items = std::max(room.sequences * pieces(l.max_context, kSplitKeys),
+                        room.sequences + pieces(l.max_rows * group, kPrefillRows));
   return room;
 }
 
@@ -153,13 +153,11 @@ void CudaBackend::plan_attention(const Batch& batch) {
   few_blocks_ = 0;
   if (kv_.kv_heads == 0 || limits_.heads == 0) return;
   const std::int32_t group = limits_.heads / kv_.kv_heads;
-  std::int64_t splits = 0;
   for (const BatchSequence& s : batch.sequences) {
     const std::int32_t pairs = s.n_rows * group;
     if (pairs <= kWarpRows) {
       const std::int32_t n = pieces(s.kv_length, kSplitKeys);
       few_.push_back({s, 0, 0, n, n, 0, -1, {}});
-      splits += n;
       continue;
     }
     for (std::int32_t first = 0; first < pairs; first += kPrefillRows)
@@ -173,16 +171,50 @@ void CudaBackend::plan_attention(const Batch& batch) {
   };
   std::stable_sort(many_.begin(), many_.end(),
                    [&](const auto& x, const auto& y) { return keys(x) > keys(y); });
-  if (!few_.empty()) plan_few(batch, splits);
+  if (!few_.empty()) plan_few();
 }
 
-/// Where there are fewer sequences than warps, several share one's splits.
-void CudaBackend::plan_few(const Batch&, std::int64_t splits) {
-  const std::int32_t warps = attention_warps(kv_stride_, multiprocessors_);
-  few_blocks_ = warps;
-  const std::int64_t work = std::ssize(few_) * kv_.kv_heads;
-  if (work >= warps) return;
-  const auto each = std::max<std::int32_t>(1, pieces(splits * kv_.kv_heads, 2 * warps));
+namespace {
+
+/// What a plan costs, in tiles of the busiest warp: a tile of keys and values is one, to begin an
+/// item is another, and results that others fold are one more.
+double plan_cost(const std::vector<AttentionItem>& whole, std::int32_t each, std::int32_t kv_heads,
+                 std::int32_t warps) {
+  std::int64_t items = 0, cost = 0, largest = 0;
+  for (const AttentionItem& item : whole) {
+    const std::int32_t n = pieces(item.n_splits, each);
+    const std::int64_t own = n == 1 ? 1 : 2, tiles = pieces(item.sequence.kv_length, kTileKeys);
+    items += n;
+    cost += n * own + tiles;
+    largest = std::max(largest, own + std::min<std::int64_t>(tiles, each * kSplitKeys / kTileKeys));
+  }
+  const std::int64_t rounds = pieces(items * kv_heads, warps);
+  if (rounds == 1) return static_cast<double>(largest);
+  return static_cast<double>(rounds * cost) / static_cast<double>(items);
+}
+
+}  // namespace
+
+/// How many splits of a sequence one warp takes in a row, so that all warps end together.
+std::int32_t CudaBackend::splits_each(std::int32_t warps) const {
+  std::int32_t most = 1;
+  for (const AttentionItem& item : few_) most = std::max(most, item.n_splits);
+  std::int32_t best = most;
+  double least = 0;
+  for (std::int32_t each = most; each >= 1; each = each > 8 ? each / 2 : each - 1) {
+    const double cost = plan_cost(few_, each, kv_.kv_heads, warps);
+    if (each == most || cost < least) best = each, least = cost;
+  }
+  return best;
+}
+
+/// Items are whole sequences or parts of them, the longest first.
+void CudaBackend::plan_few() {
+  const std::int64_t parts =
+      std::ssize(few_) * kv_.kv_heads * pieces(limits_.max_context, kSplitKeys);
+  few_blocks_ = static_cast<std::int32_t>(
+      std::min<std::int64_t>(attention_warps_, std::max<std::int64_t>(1, parts)));
+  const std::int32_t each = splits_each(attention_warps_);
   const std::vector<AttentionItem> whole = std::move(few_);
   few_.clear();
   std::int32_t slot = 0, tile = 0;
@@ -199,6 +231,12 @@ void CudaBackend::plan_few(const Batch&, std::int64_t splits) {
       few_.push_back(item);
     }
   }
+  const auto tiles = [](const AttentionItem& item) {
+    const std::int32_t end = std::min(item.end_split * kSplitKeys, item.sequence.kv_length);
+    return pieces(end - item.first_split * kSplitKeys, kTileKeys);
+  };
+  std::stable_sort(few_.begin(), few_.end(),
+                   [&](const auto& x, const auto& y) { return tiles(x) > tiles(y); });
 }
 
 // ---- steps ----

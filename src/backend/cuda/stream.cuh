@@ -38,49 +38,12 @@ __device__ __forceinline__ void ldmatrix4(Bits (&b)[4], unsigned at) {
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
                : "r"(at));
 }
-__device__ __forceinline__ void copy16(unsigned to, const void* from, bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-
-#if __CUDA_ARCH__ >= 900
-constexpr int kArrivals = 1;  // one lane announces the bytes of a bulk copy
-#else
-constexpr int kArrivals = 32;  // every lane's own copies
-#endif
-__device__ __forceinline__ void wait_full(unsigned barrier, unsigned parity) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{.reg .pred p;\n"
-      "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@!p bra again;}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-#else
-  asm volatile(
-      "{.reg .pred p;\n"
-      "again: mbarrier.test_wait.parity.shared.b64 p, [%0], %1;\n"
-      "@!p bra again;}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-#endif
-}
 /// `bytes` on their way to shared memory; `barrier` completes when they are there.
 __device__ __forceinline__ void fetch(unsigned to, const std::uint8_t* from, int bytes,
                                       unsigned barrier, int lane) {
-#if __CUDA_ARCH__ >= 900
-  if (lane == 0) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2;\n"
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(to),
-        "l"(from), "r"(bytes), "r"(barrier)
-        : "memory");
-  }
-#else
-  for (int i = 16 * lane; i < bytes; i += 16 * 32) copy16(to + i, from + i, true);
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-#endif
+  announce(barrier, bytes, lane);
+  copy_run(to, from, bytes, barrier, lane);
+  copied(barrier);
 }
 /// Activations of one phase: [chain][token][phase inputs + 8]; zero past the last input. Only the
 /// tokens there are.
@@ -97,7 +60,7 @@ __device__ void stage_activations(const StreamArgs& a, unsigned smem, int phase,
     const unsigned to = smem + row * (length + 8) * 2;
 #pragma unroll 1
     for (int k = 8 * (threadIdx.x % 32); k < length; k += 256)
-      copy16(to + 2 * k, k < there ? from + k : w.x, k < there);
+      copy_16(to + 2 * k, k < there ? from + k : w.x, k < there);
   }
 }
 
@@ -233,13 +196,8 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   ring.stages = a.stages, ring.slots = slots, ring.end = end;
   ring.range = chain_range(w.k_tiles, w.chains, chain);
   ring.tile = first + slot;
-  if (lane < a.stages)
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(ring.barriers + 8 * lane),
-                 "r"(kArrivals)
-                 : "memory");
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
-#endif
+  if (lane < a.stages) init_barrier(ring.barriers + 8 * lane);
+  publish_barriers();
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
   ring.fetch_next(w, pair, lane);
@@ -360,17 +318,9 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   const cudaError_t error = cudaFuncSetAttribute(
       stream_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(std::min(device.multiprocessors, a.tiles), (work.rows + NT - 1) / NT);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  cudaLaunchAttribute early;  // weights may be fetched while the kernel before still runs
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = device.major >= 9 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, stream_kernel<L, NT>, a);
+  const dim3 grid(std::min(device.multiprocessors, a.tiles), (work.rows + NT - 1) / NT);
+  // Weights may be fetched while the kernel before still runs.
+  return launch_chained(stream_kernel<L, NT>, grid, kThreads, bytes, stream, a);
 }
 
 }  // namespace stream_detail

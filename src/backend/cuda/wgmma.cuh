@@ -1,9 +1,10 @@
 // Many rows on Hopper: wgmma with 64 weights' outputs as the A operand, dequantised in registers,
-// and up to 128 tokens as the B operand in shared memory. A producer thread keeps two rings full,
-// packed weights by bulk copies and activations by tensor copies; each of two warpgroups owns 64
-// outputs, dequantises the next 64 inputs while the matrix unit works on the last ones, and adds up
-// its chains in registers. When there are too few tiles to fill the card, the chains go to the
-// blocks of a cluster instead and are added, in the same order, through distributed shared memory.
+// and up to 128 tokens as the B operand in shared memory. Two warps keep a ring full each, packed
+// weights by bulk copies (the first before the launch in front has ended) and activations by tensor
+// copies; each of two or four warpgroups owns 64 outputs, dequantises the next 64 inputs while the
+// matrix unit works on the last ones, and adds up its chains in registers. When there are too few
+// tiles to fill the card, the chains go to the blocks of a cluster instead and are added, in the
+// same order, through distributed shared memory.
 #pragma once
 
 #include <algorithm>
@@ -109,16 +110,15 @@ __device__ __forceinline__ int item_step(const WgmmaArgs& a) {
   return a.split ? a.items : gridDim.x;
 }
 
+/// One warp fetches weights: they are there before the step begins.
 template <Layout L, int NT>
-__device__ void produce(const WgmmaArgs& a, unsigned weights, unsigned tokens, unsigned barriers) {
-  constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
+__device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned barriers) {
   constexpr int kBytes = subtile_bytes(L);
-  Ring<kWeightStages> w{barriers};
-  Ring<kXStages> x{barriers + 16 * kWeightStages};
+  Ring<weight_stages(L, NT)> w{barriers};
   const ChainRange range = block_range(a);
-  const int lane = threadIdx.x, strip = lane % (4 * groups_of(NT));
+  const int lane = threadIdx.x % 32, strip = lane % (4 * groups_of(NT));
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
-    const int token0 = item % a.token_tiles * NT, pair = item / a.token_tiles;
+    const int pair = item / a.token_tiles;
     Place p = find_tile(a, groups_of(NT) * pair + strip / 4);
     if (p.tile < 0) p = find_tile(a, groups_of(NT) * pair);
     const std::uint8_t* from = a.work.matrix[p.matrix].data +
@@ -131,16 +131,22 @@ __device__ void produce(const WgmmaArgs& a, unsigned weights, unsigned tokens, u
         bulk_copy(weights + w.stage * weight_stage(L, NT) + strip * kBytes, from, kBytes, w.full());
       from += kBytes;
       w.advance();
-#pragma unroll
-      for (int part = 0; part < tile_k(L) / 64; ++part) {
-        barrier_wait(x.empty(), x.parity ^ 1);
-        if (lane == 0) {
-          barrier_expect(x.full(), x_stage(NT));
-          box_copy(tokens + x.stage * x_stage(NT), &a.x, (range.first + k) * tile_k(L) + 64 * part,
-                   token0, x.full());
-        }
-        x.advance();
-      }
+    }
+  }
+}
+/// One thread fetches activations, 64 inputs at a time.
+template <Layout L, int NT>
+__device__ void fetch_tokens(const WgmmaArgs& a, unsigned tokens, unsigned barriers) {
+  Ring<x_stages(L, NT)> x{barriers + 16 * weight_stages(L, NT)};
+  const ChainRange range = block_range(a);
+  for (int item = first_item(a); item < a.items; item += item_step(a)) {
+    const int token0 = item % a.token_tiles * NT;
+    for (int part = 0; part < range.count * (tile_k(L) / 64); ++part) {
+      barrier_wait(x.empty(), x.parity ^ 1);
+      barrier_expect(x.full(), x_stage(NT));
+      box_copy(tokens + x.stage * x_stage(NT), &a.x, range.first * tile_k(L) + 64 * part, token0,
+               x.full());
+      x.advance();
     }
   }
 }
@@ -391,8 +397,12 @@ __global__ void __launch_bounds__(threads_of(NT), 1)
   let_next_start();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 40 : 32));
-    wait_for_inputs();
-    if (threadIdx.x < 32) produce<L, NT>(a, shared_address(weights), tokens, barriers);
+    if (threadIdx.x < 32) {
+      fetch_weights<L, NT>(a, shared_address(weights), barriers);
+    } else if (threadIdx.x == 32) {
+      wait_for_inputs();
+      fetch_tokens<L, NT>(a, tokens, barriers);
+    }
     if (a.split) {
       __syncwarp();
       cluster_barrier();
