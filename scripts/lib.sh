@@ -96,11 +96,15 @@ PYTHON
   rm -rf "$download"
 }
 
+# Whether an NVIDIA GPU is here to be used.
+have_nvidia_gpu() { [[ -e /dev/nvidiactl ]] || command -v nvidia-smi >/dev/null; }
+
 # configure PRESET [OPTION]...: CMake with ccache where there is one.
 configure() {
   local preset=$1 launcher=()
   shift
-  command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  command -v ccache >/dev/null &&
+    launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   cmake --preset "$preset" --log-level=WARNING "${launcher[@]}" "$@" >/dev/null
 }
 

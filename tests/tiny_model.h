@@ -7,10 +7,12 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "base/rng.h"
 #include "gguf/gguf.h"
 #include "herd/llama.h"
@@ -155,6 +157,13 @@ inline LlamaModel load(const std::string& path, const ModelOptions& options) {
   auto model = LlamaModel::from_gguf(path, options);
   if (!model.ok()) throw std::runtime_error(model.error().message);
   return std::move(*model);
+}
+
+/// Why a device cannot run here, or nothing.
+inline std::optional<std::string> missing(DeviceType device) {
+  const auto backend = make_backend({device, 1, Isa::automatic});
+  if (backend.ok()) return {};
+  return backend.error().message;
 }
 
 inline std::string data_file(const std::string& name) {

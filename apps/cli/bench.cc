@@ -15,6 +15,7 @@ struct Flags {
   ModelFlags model;
   int prompt = 512, n = 128, repeats = 5;
   std::vector<int> batches = {1, 4, 16};
+  int max_rows = 512;
   bool json = false;
 };
 
@@ -66,10 +67,10 @@ class Bench {
   /// `steps` more for each. REQUIRES: `length` tokens in each sequence's cache, as prefill leaves
   /// it.
   herd::Result<Run> decode(int batch, int length, int steps) {
-    const auto ids = random_ids(batch, 1, info_.vocab);
+    std::vector<herd::TokenId> next;
+    for (const auto& ids : random_ids(batch, 1, info_.vocab)) next.push_back(ids[0]);
     Run run = start();
-    for (int i = 0; i < steps; ++i)
-      if (const auto done = model_.forward_batch(ids); !done.ok()) return done.error();
+    if (const auto done = model_.continue_greedy(next, steps); !done.ok()) return done.error();
     stop(run);
     run.tokens = std::int64_t{batch} * steps;
     for (int i = 1; i <= steps; ++i) {
@@ -124,7 +125,12 @@ Row make_row(std::string what, int batch, const std::vector<Run>& runs,
           bytes / 1e9,
           flops / 1e9,
           bytes / ceilings.read_bytes_per_second,
-          flops / ceilings.f32_flops_per_second};
+          flops / ceilings.flops_per_second};
+}
+
+/// What the arithmetic ceiling counts.
+std::string flops_name(const Flags& flags) {
+  return flags.model.device == "cuda" ? "f16" : "f32";
 }
 
 void print_json(const Flags& flags, const herd::ModelInfo& info,
@@ -136,7 +142,7 @@ void print_json(const Flags& flags, const herd::ModelInfo& info,
   out["max_tokens"] = flags.n;
   out["repeats"] = flags.repeats;
   out["read_bytes_per_second"] = ceilings.read_bytes_per_second;
-  out["f32_flops_per_second"] = ceilings.f32_flops_per_second;
+  out[flops_name(flags) + "_flops_per_second"] = ceilings.flops_per_second;
   out["results"] = nlohmann::ordered_json::array();
   for (const Row& r : rows)
     out["results"].push_back({{"what", r.what},
@@ -147,18 +153,20 @@ void print_json(const Flags& flags, const herd::ModelInfo& info,
                               {"gb_per_second", r.gb},
                               {"gflop_per_second", r.gflop},
                               {"share_of_read", r.read_share},
-                              {"share_of_f32", r.flop_share},
+                              {"share_of_" + flops_name(flags), r.flop_share},
                               {"share_of_floor", r.floor_share()}});
   std::cout << dump(out) << "\n";
 }
 
-void print_text(const herd::ModelInfo& info, const herd::MeasuredCeilings& ceilings,
-                const std::vector<Row>& rows) {
+void print_text(const Flags& flags, const herd::ModelInfo& info,
+                const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
   std::cout << fmt::format(
-      "{}, {}\nceilings measured in this run: read {:.1f} GB/s, f32 {:.1f} GFLOP/s\n\n", info.name,
-      info.backend, ceilings.read_bytes_per_second / 1e9, ceilings.f32_flops_per_second / 1e9);
+      "{}, {}\nceilings measured in this run: read {:.1f} GB/s, {} {:.1f} GFLOP/s\n\n", info.name,
+      info.backend, ceilings.read_bytes_per_second / 1e9, flops_name(flags),
+      ceilings.flops_per_second / 1e9);
   std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch",
-                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read", "% f32", "% floor");
+                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read",
+                           "% " + flops_name(flags), "% floor");
   for (const Row& r : rows)
     std::cout << fmt::format(
         "{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,
@@ -194,6 +202,7 @@ int run(const Flags& flags) {
   options.batch_size = largest;
   options.context = flags.prompt + flags.n;
   options.kv_tokens = std::int64_t{largest} * options.context;
+  options.max_rows = flags.max_rows;
   const auto need = herd::LlamaModel::plan(flags.model.path, options);
   if (!need.ok()) return fail(need.error());
   auto model = load(flags.model.path, options);
@@ -201,7 +210,14 @@ int run(const Flags& flags) {
 
   catch_interrupt();
   Progress progress("measuring");
-  const herd::MeasuredCeilings ceilings = herd::measure_ceilings(flags.model.threads);
+  herd::MeasuredCeilings ceilings;
+  if (flags.model.device == "cuda") {
+    const auto measured = herd::measure_cuda_ceilings();
+    if (!measured.ok()) return fail(measured.error());
+    ceilings = *measured;
+  } else {
+    ceilings = herd::measure_ceilings(flags.model.threads);
+  }
   Bench bench(*model, need->kv_per_token);
   std::vector<std::vector<Run>> prefills(flags.batches.size()), decodes(flags.batches.size());
   const herd::Status status = measure(flags, bench, progress, prefills, decodes);
@@ -215,7 +231,7 @@ int run(const Flags& flags) {
   if (flags.json)
     print_json(flags, model->info(), ceilings, rows);
   else
-    print_text(model->info(), ceilings, rows);
+    print_text(flags, model->info(), ceilings, rows);
   return kOk;
 }
 
@@ -238,6 +254,9 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_option("--repeats", flags->repeats, "runs of each; the median counts")
       ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--max-rows", flags->max_rows, "rows in one step: prompts are fed in chunks")
+      ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "for machines: ceilings and results[]");
   flags->model.add_device(*command);

@@ -88,6 +88,11 @@ class LlamaModel {
   /// Errors also: start[i] beyond what is cached.
   Result<std::vector<std::vector<float>>> forward_batch_with_position(
       std::span<const std::vector<TokenId>> ids, std::span<const std::int32_t> start);
+  /// Feeds next[i] to sequence i, then `steps` - 1 times what was likeliest after it (ties to the
+  /// lower id): the `steps` tokens chosen for each. Logits stay on the device. Errors: as
+  /// forward_batch; internal if logits are not finite. On error the batch is as it was.
+  Result<std::vector<std::vector<TokenId>>> continue_greedy(std::span<const TokenId> next,
+                                                            std::int32_t steps);
   /// Logits after every token: on_row(sequence, token index, logits [vocab]), tokens of a sequence
   /// in order. Sequences start empty and are freed at the end; chunked by max_rows.
   Status forward_all(std::span<const std::vector<TokenId>> ids,

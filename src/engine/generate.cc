@@ -25,6 +25,15 @@ struct Running {
   StopMatcher stops;
   // Where this step's logits are for it.
   std::int32_t first_logit = 0, n_logits = 0;
+  // Where a device chooses its next token: that row of the last step's choices, or -1.
+  std::int32_t awaited = -1;
+};
+
+/// A request's share of a step whose choices a device makes, as it was when the step began.
+struct OpenRow {
+  std::size_t request = 0;
+  std::int32_t first_logit = 0, n_logits = 0;
+  std::size_t fed = 0;  // prompt tokens
 };
 
 class Generation {
@@ -36,8 +45,11 @@ class Generation {
         options_(options),
         results_(requests.size()),
         sampler_(impl.vocab()),
-        taken_(static_cast<std::size_t>(impl.active), false) {
+        taken_(static_cast<std::size_t>(impl.active), false),
+        device_chooses_(impl.model->backend().samples_on_device()) {
     running_.reserve(static_cast<std::size_t>(impl.active));
+    open_.reserve(static_cast<std::size_t>(impl.active));
+    newest_.reserve(static_cast<std::size_t>(impl.active));
   }
 
   Result<std::vector<GenerateResult>> run() {
@@ -48,10 +60,12 @@ class Generation {
       if (running_.empty() && next_ == requests_.size()) break;
       if (running_.empty()) continue;
       if (Status status = step(); !status.ok()) {
+        drop_open();
         impl_.clear();
         return status.error();
       }
     }
+    drop_open();
     impl_.clear();
     return std::move(results_);
   }
@@ -148,11 +162,11 @@ class Generation {
     for (Running& r : running_) r.n_logits = 0;
     for (Running& r : running_)  // answers first: a running stream waits for no prompt
       if (prompt_left(r) == 0)
-        if (Status status = feed(r, std::span(&results_[r.request].ids.back(), 1)); !status.ok())
-          return status;
+        if (Status status = feed_answer(r); !status.ok()) return status;
     for (Running& r : running_)
       if (prompt_left(r) > 0)
         if (Status status = feed_prompt(r); !status.ok()) return status;
+    if (device_chooses_) return device_step();
     const auto logits = impl_.run_step();
     if (!logits.ok()) return logits.status();
     for (Running& r : running_)
@@ -163,6 +177,91 @@ class Generation {
 
   std::size_t prompt_left(const Running& r) const {
     return results_[r.request].prompt_ids.size() - r.fed;
+  }
+
+  Status feed_answer(Running& r) {
+    const GenerateResult& result = results_[r.request];
+    if (r.awaited < 0) return feed(r, std::span(&result.ids.back(), 1));
+    if (std::ssize(result.ids) + 1 >= r.most) return {};  // the awaited one is the last
+    const TokenId awaited = -1 - r.awaited;
+    return feed(r, std::span(&awaited, 1));
+  }
+
+  // ---- steps whose choices a device makes: ids come back, and one step later if nobody minds ----
+
+  /// Whether the host must see this request's logits.
+  bool needs_logits(const Running& r) const {
+    const GenerateRequest& request = requests_[r.request];
+    return adjusts(request.sampling) || request.logprobs >= 0 ||
+           (request.prompt_logprobs && results_[r.request].ids.empty());
+  }
+
+  Status device_step() {
+    newest_.clear();
+    const bool any = impl_.batch.n_rows() > 0;
+    if (any) {
+      add_choices();
+      impl_.enqueue_step();
+    }
+    if (Status status = collect(); !status.ok()) return status;
+    std::swap(open_, newest_);
+    for (const OpenRow& row : open_)  // those that go on: where their next token is chosen
+      if (Running* r = running(row.request)) r->awaited = row.first_logit + row.n_logits - 1;
+    const bool at_once = std::any_of(running_.begin(), running_.end(),
+                                     [&](const Running& r) { return needs_logits(r); });
+    return at_once ? collect() : Status();
+  }
+
+  /// Fills Batch::sampling, and newest_ with who has logits in this step.
+  void add_choices() {
+    Batch& batch = impl_.batch;
+    batch.sampling.resize(batch.logit_rows.size());
+    for (const Running& r : running_) {
+      if (r.n_logits == 0) continue;
+      newest_.push_back({r.request, r.first_logit, r.n_logits, r.fed});
+      const SamplingParams& p = requests_[r.request].sampling;
+      const GenerateResult& result = results_[r.request];
+      const auto position =
+          std::ssize(result.prompt_ids) + std::ssize(result.ids) + (r.awaited >= 0 ? 1 : 0);
+      if (!adjusts(p))
+        batch.sampling[static_cast<std::size_t>(r.first_logit + r.n_logits - 1)] = {
+            p.temperature, p.top_p, p.min_p, p.top_k, p.seed, position};
+    }
+  }
+
+  /// Waits for the open step's ids and gives them out.
+  Status collect() {
+    if (open_.empty()) return {};
+    const auto ids = impl_.model->backend().sampled();
+    if (!ids.ok()) return ids.status();
+    for (const OpenRow& row : open_) {
+      Running* r = running(row.request);
+      if (r == nullptr) continue;  // it ended while this step was on its way
+      r->awaited = -1;
+      if (needs_logits(*r)) {
+        const auto first = static_cast<std::size_t>(row.first_logit);
+        const auto logits = impl_.read_logits(first, static_cast<std::size_t>(row.n_logits));
+        if (!logits.ok()) return logits.status();
+        r->first_logit = 0, r->n_logits = row.n_logits;
+        take_logits(*r, *logits);
+      } else if (row.fed == results_[row.request].prompt_ids.size()) {
+        take_id(*r, (*ids)[static_cast<std::size_t>(row.first_logit + row.n_logits - 1)]);
+      }
+    }
+    open_.clear();
+    std::erase_if(running_, [&](const Running& r) { return release_if_done(r); });
+    return {};
+  }
+
+  void drop_open() {
+    if (!open_.empty()) static_cast<void>(impl_.model->backend().sampled());
+    open_.clear();
+  }
+
+  Running* running(std::size_t request) {
+    for (Running& r : running_)
+      if (r.request == request) return &r;
+    return nullptr;
   }
 
   Status feed_prompt(Running& r) {
@@ -227,10 +326,19 @@ class Generation {
       result.error = sample.error().message;
       return finish(r, FinishReason::error, -1, "");
     }
-    const TokenId id = sample->id;
-    result.ids.push_back(id);
     if (request.logprobs >= 0)
-      result.logprobs.push_back(sampler_.logprob(logits, id, request.logprobs));
+      result.logprobs.push_back(sampler_.logprob(logits, sample->id, request.logprobs));
+    take_id(r, sample->id);
+  }
+
+  void take_id(Running& r, TokenId id) {
+    GenerateResult& result = results_[r.request];
+    if (id < 0) {
+      result.error = fmt::format("the logits after token {} are not finite",
+                                 std::ssize(result.prompt_ids) + std::ssize(result.ids) - 1);
+      return finish(r, FinishReason::error, -1, "");
+    }
+    result.ids.push_back(id);
     const std::string text = follows_text(r) ? push_text(r, id) : std::string();
     result.text += text;
     const FinishReason reason = ends(r, id);
@@ -314,9 +422,11 @@ class Generation {
   std::vector<GenerateResult> results_;
   Sampler sampler_;
   std::vector<Running> running_;
-  std::vector<bool> taken_;    // places
-  std::size_t next_ = 0;       // the first request not yet admitted
-  std::int32_t reserved_ = 0;  // pages set aside for running requests
+  std::vector<bool> taken_;  // places
+  bool device_chooses_;
+  std::vector<OpenRow> open_, newest_;  // of the step whose ids are not read yet; of this one
+  std::size_t next_ = 0;                // the first request not yet admitted
+  std::int32_t reserved_ = 0;           // pages set aside for running requests
 };
 
 }  // namespace

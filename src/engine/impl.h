@@ -25,10 +25,11 @@ struct LlamaModel::Impl {
   std::string name;
   std::int64_t weight_bytes = 0;
   PagePool pool{0, 32};
-  std::vector<BlockTable> tables;  // one per place in the batch
-  std::int32_t active = 0;         // places in use: batch_size()
-  Batch batch;                     // the step being put together
-  std::vector<float> logits;       // [max_logits][vocab] of the last step, on the host
+  std::vector<BlockTable> tables;        // one per place in the batch
+  std::int32_t active = 0;               // places in use: batch_size()
+  Batch batch;                           // the step being put together
+  std::vector<float> logits;             // [max_logits][vocab] of the last step, on the host
+  const float* device_logits = nullptr;  // of the last step
   std::uint64_t steps = 0, rows = 0;
 
   // ---- one step: start_step, add ..., run_step. Rows and pages must fit; callers check ----
@@ -37,6 +38,10 @@ struct LlamaModel::Impl {
   Status add(std::int32_t place, std::span<const TokenId> ids, WantLogits want);
   /// Runs the step; logits of its logit rows, in order, valid until the next.
   Result<std::span<const float>> run_step();
+  /// The first half of run_step: nothing is waited for.
+  void enqueue_step();
+  /// The second: `count` rows of the last step's logits, from the `first` on.
+  Result<std::span<const float>> read_logits(std::size_t first, std::size_t count);
   std::int32_t rows_left() const { return model->limits().max_rows - batch.n_rows(); }
   std::int32_t logits_left() const {
     return model->limits().max_logits - static_cast<std::int32_t>(batch.logit_rows.size());

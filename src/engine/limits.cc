@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "base/memory.h"
-
 namespace herd {
 namespace {
 
@@ -29,20 +27,22 @@ Status check_options(const ModelOptions& o, const ModelConfig& config) {
 
 }  // namespace
 
-Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig& config) {
+Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig& config,
+                                  const Backend& backend) {
   if (Status status = check_options(options, config); !status.ok()) return status.error();
   ModelLimits limits;
   limits.context = options.context == 0 ? config.context : options.context;
   limits.kv_type = options.kv_type;
   limits.page_size = kPageSize;
   limits.max_rows = std::max(options.max_rows, options.batch_size);
+  limits.max_sequences = options.batch_size;
   limits.max_logits = std::max(options.batch_size, std::min(kLeastLogits, limits.max_rows));
   const KvLayout layout{config.layers,  config.kv_heads, config.head_size, kPageSize, 1,
                         options.kv_type};
   std::int64_t tokens = options.kv_tokens;
   if (tokens == 0) {
     tokens = std::int64_t{options.batch_size} * limits.context;
-    const std::int64_t quarter = total_memory() / 4 / layout.bytes_per_token();
+    const std::int64_t quarter = backend.memory().total / 4 * kPageSize / backend.kv_bytes(layout);
     if (quarter > 0) tokens = std::min(tokens, std::max<std::int64_t>(quarter, limits.context));
   }
   // Every sequence may leave its last page part empty.
@@ -62,17 +62,20 @@ Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend,
   need.weights = plan->weights;
   need.kv = plan->kv;
   need.kv_per_token = plan->kv_per_token;
-  // The host's copy of the logits counts as well.
-  need.activations =
-      plan->activations + std::int64_t{limits.max_logits} * plan->vocab * std::int64_t{4};
+  need.activations = plan->activations;
   need.scratch = plan->scratch;
-  // Program, thread stacks and the loading slab, and a vocabulary's strings and tables.
-  std::int64_t metadata = 0;
-  for (const gguf::KeyValue& pair : file.metadata())
-    metadata += static_cast<std::int64_t>(pair.value.array_size()) * 120;
-  need.runtime = (std::int64_t{12} << 20) + metadata;
+  const DeviceMemory memory = backend.memory();
+  if (!memory.separate) {
+    // The host's copy of the logits counts as well.
+    need.activations += std::int64_t{limits.max_logits} * plan->vocab * std::int64_t{4};
+    // Program, thread stacks and the loading slab, and a vocabulary's strings and tables.
+    std::int64_t metadata = 0;
+    for (const gguf::KeyValue& pair : file.metadata())
+      metadata += static_cast<std::int64_t>(pair.value.array_size()) * 120;
+    need.runtime = (std::int64_t{12} << 20) + metadata;
+  }
   need.total = need.weights + need.kv + need.activations + need.scratch + need.runtime;
-  need.available = available_memory();
+  need.available = memory.available;
   need.context = limits.context;
   need.kv_tokens = std::int64_t{limits.kv_pages} * limits.page_size;
   need.batch_size = options.batch_size;

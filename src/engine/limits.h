@@ -7,7 +7,8 @@
 namespace herd {
 
 /// Errors: out_of_range, naming the option, its value and its limits.
-Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig& config);
+Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig& config,
+                                  const Backend& backend);
 
 /// Memory by term, without loading; errors as Model::plan.
 Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend,

@@ -28,16 +28,25 @@ Status LlamaModel::Impl::add(std::int32_t place, std::span<const TokenId> ids, W
   return {};
 }
 
-Result<std::span<const float>> LlamaModel::Impl::run_step() {
-  const float* device_logits = model->forward(batch);
-  const std::size_t n = batch.logit_rows.size() * static_cast<std::size_t>(vocab());
+void LlamaModel::Impl::enqueue_step() {
+  device_logits = model->forward(batch);
   ++steps;
   rows += static_cast<std::uint64_t>(batch.n_rows());
+}
+
+Result<std::span<const float>> LlamaModel::Impl::read_logits(std::size_t first, std::size_t count) {
+  const auto width = static_cast<std::size_t>(vocab());
   if (Status status =
-          model->backend().download(logits.data(), device_logits, static_cast<std::int64_t>(n) * 4);
+          model->backend().download(logits.data() + first * width, device_logits + first * width,
+                                    static_cast<std::int64_t>(count * width) * 4);
       !status.ok())
     return status.error();
-  return std::span<const float>(logits.data(), n);
+  return std::span<const float>(logits).subspan(first * width, count * width);
+}
+
+Result<std::span<const float>> LlamaModel::Impl::run_step() {
+  enqueue_step();
+  return read_logits(0, batch.logit_rows.size());
 }
 
 Status LlamaModel::Impl::check_ids(std::size_t sequence, std::span<const TokenId> ids) const {
@@ -73,10 +82,10 @@ Result<Opened> open_model(const std::string& path, const ModelOptions& options) 
   if (!file.ok()) return file.error();
   const auto config = read_config(*file);
   if (!config.ok()) return named(path, config.error());
-  const auto limits = choose_limits(options, *config);
-  if (!limits.ok()) return limits.error();
   auto backend = make_backend({options.device, options.threads, options.isa});
   if (!backend.ok()) return backend.error();
+  const auto limits = choose_limits(options, *config, **backend);
+  if (!limits.ok()) return limits.error();
   return Opened{std::move(*file), *config, *limits, std::move(*backend)};
 }
 
@@ -89,6 +98,7 @@ void reserve(LlamaModel::Impl& impl) {
   impl.batch.positions.reserve(rows);
   impl.batch.slots.reserve(rows);
   impl.batch.logit_rows.reserve(rows);
+  impl.batch.sampling.reserve(rows);
   impl.batch.sequences.reserve(impl.tables.size());
   impl.batch.block_table.reserve(
       std::min(impl.tables.size() * static_cast<std::size_t>(per_sequence),

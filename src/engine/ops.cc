@@ -127,19 +127,30 @@ class Staging {
     if (device != nullptr) backend_.upload(device, host.data(), std::ssize(host) * 4);
     return device;
   }
+  void* activations(std::span<const float> host) {
+    float* floats = in(host);
+    if (!status_.ok() || backend_.activation_bytes() == 4) return floats;
+    const auto p = backend_.allocate(std::ssize(host) * backend_.activation_bytes());
+    if (!p.ok()) status_ = p.status();
+    if (!p.ok()) return nullptr;
+    backend_.to_activations(floats, *p, std::ssize(host));
+    return *p;
+  }
   MatrixId matrix(quant::Type type, int rows, int columns, std::span<const std::byte> blocks) {
     if (!status_.ok()) return {};
     const std::int64_t row_bytes = quant::row_bytes(type, columns);
     const auto id = backend_.load_matrix(
-        {"w", type, rows, columns, [&](std::int64_t first, std::int64_t, std::span<std::byte> out) {
+        {"w", type, rows, columns,
+         [&](std::int64_t first, std::int64_t, std::span<std::byte> out) {
            std::memcpy(out.data(), blocks.data() + first * row_bytes, out.size());
            return Status();
-         }});
+         },
+         MatrixUse::product});
     if (!id.ok()) status_ = id.status();
     return id.ok() ? *id : MatrixId{};
   }
   void scratch(int rows, int columns) {
-    if (status_.ok()) status_ = backend_.reserve_scratch(rows, columns, 1);
+    if (status_.ok()) status_ = backend_.reserve_scratch({rows, columns, 1});
   }
   Status out(std::span<float> host, const float* device) {
     if (status_.ok()) status_ = backend_.download(host.data(), device, std::ssize(host) * 4);
@@ -185,7 +196,7 @@ Status Ops::rms_norm_batch_f32(std::span<const float> x, std::span<const float> 
             fmt::format("{}: batch*sequence is {}, must be below 2^31", op, rows)};
   Staging s(*backend_);
   float *dx = s.in(x), *dw = s.in(weight);
-  if (s.ok()) backend_->rms_norm({dx, dw, dx, batch * sequence, dim, epsilon});
+  if (s.ok()) backend_->rms_norm({dx, dw, dx, batch * sequence, dim, epsilon, false, true});
   return s.out(out, dx);
 }
 
@@ -210,11 +221,18 @@ Status Ops::rope_batch_f32(std::span<float> x, std::span<const std::int32_t> sta
   if (Status bad = starts(op, start, kMostPositions - sequence); !bad.ok()) return bad;
   const auto table = rope_rows(start, sequence, head_size, base);
   if (!table.ok()) return table.status();
-  std::vector<std::int32_t> rows(table->size() / static_cast<std::size_t>(head_size));
-  std::iota(rows.begin(), rows.end(), 0);
+  Batch rows;  // one for each of the table
+  rows.positions.resize(table->size() / static_cast<std::size_t>(head_size));
+  rows.ids.resize(rows.positions.size());
+  std::iota(rows.positions.begin(), rows.positions.end(), 0);
   Staging s(*backend_);
   float *dx = s.in(x), *dt = s.in(*table);
-  if (s.ok()) backend_->rope({dx, rows, dt, heads, head_size, head_size});
+  if (s.ok()) {
+    backend_->begin_step(rows);
+    backend_->rope_store(
+        {dx, nullptr, nullptr, nullptr, dt, rows.n_rows(), heads, 0, head_size, head_size, 0});
+    backend_->end_step();
+  }
   return s.out(x, dx);
 }
 
@@ -336,9 +354,10 @@ Status Ops::batch_matmul(std::span<const float> x, std::span<const std::byte> w,
   }
   Staging s(*backend_);
   const MatrixId matrix = s.matrix(info->type, outputs, inputs, w);
-  float *dx = s.in(x), *dout = s.room(out.size());
+  void* dx = s.activations(x);
+  float* dout = s.room(out.size());
   s.scratch(rows, inputs);
-  if (s.ok()) backend_->matmul({dx, rows, 1, {matrix}, {dout}, false});
+  if (s.ok()) backend_->matmul({dx, rows, 1, {matrix}, {dout}});
   return s.out(out, dout);
 }
 

@@ -7,61 +7,78 @@
 
 namespace herd {
 
-void Model::embed(const Batch& batch) {
-  backend_->embed({.table = weights_.embedding, .ids = batch.ids, .out = work_.x});
+void Model::embed(const StepRows& step) {
+  backend_->embed({weights_.embedding, work_.x, step.rows});
 }
 
-void Model::process_layer(std::int32_t layer, const Batch& batch) {
+void Model::process_layer(std::int32_t layer, const StepRows& step) {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
   const Workspace& s = work_;
-  const std::int32_t rows = batch.n_rows();
+  const std::int32_t rows = step.rows;
   Backend& device = *backend_;
 
   // Attention: x += Wo attend(rope(Wq n), rope(Wk n), Wv n), n = norm(x)
   device.rms_norm({s.x, w.attention_norm, s.normed, rows, c.hidden, c.rms_epsilon});
-  device.matmul({s.normed, rows, 3, {w.q, w.k, w.v}, {s.q, s.k, s.v}, false});
-  device.rope({s.q, batch.positions, weights_.rope_table, c.heads, c.head_size, c.rope_size});
-  device.rope({s.k, batch.positions, weights_.rope_table, c.kv_heads, c.head_size, c.rope_size});
-  device.kv_store({s.k, s.v, batch.slots, layer});
+  device.matmul({s.normed, rows, 3, {w.q, w.k, w.v}, {s.q, s.k, s.v}});
+  device.rope_store({s.q, s.k, s.v, s.rotated, weights_.rope_table, rows, c.heads, c.kv_heads,
+                     c.head_size, c.rope_size, layer});
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_size));
-  device.attention({s.q, s.attended, &batch, layer, c.heads, scale});
-  device.matmul({s.attended, rows, 1, {w.attention_output}, {s.x}, true});
+  device.attention({s.rotated, s.attended, layer, c.heads, scale});
+  device.matmul({s.attended, rows, 1, {w.attention_output}, {s.x}, Epilogue::add});
 
   // Feed-forward: x += Wdown (silu(Wgate n) * Wup n), n = norm(x)
   device.rms_norm({s.x, w.ffn_norm, s.normed, rows, c.hidden, c.rms_epsilon});
-  device.matmul({s.normed, rows, 2, {w.gate, w.up}, {s.gate, s.up}, false});
-  device.swiglu({s.gate, s.up, s.gate, std::int64_t{rows} * c.feed_forward});
-  device.matmul({s.gate, rows, 1, {w.down}, {s.x}, true});
+  device.matmul({s.normed, rows, 2, {w.gate, w.up}, {s.gate, s.up}, Epilogue::swiglu});
+  device.matmul({s.gate, rows, 1, {w.down}, {s.x}, Epilogue::add});
 }
 
-const float* Model::output(const Batch& batch) {
+const float* Model::output(const StepRows& step) {
   const ModelConfig& c = config_;
-  const std::int32_t rows = static_cast<std::int32_t>(batch.logit_rows.size());
+  const std::int32_t rows = step.logits;
   if (rows == 0) return work_.logits;  // a chunk of a prompt: nobody asked
-  backend_->gather_rows({work_.x, batch.logit_rows, work_.gathered, c.hidden});
-  backend_->rms_norm(
-      {work_.gathered, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon});
-  backend_->matmul({work_.gathered, rows, 1, {weights_.output}, {work_.logits}, false});
+  backend_->rms_norm({work_.x, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon,
+                      /*of_logit_rows=*/true});
+  backend_->matmul({work_.gathered, rows, 1, {weights_.output}, {work_.logits}});
   return work_.logits;
 }
 
 const float* Model::forward(const Batch& batch) {
-  embed(batch);
-  for (std::int32_t layer = 0; layer < config_.layers; ++layer) process_layer(layer, batch);
-  return output(batch);
+  const StepRows step = backend_->begin_step(batch);
+  if (!step.recorded) {
+    embed(step);
+    for (std::int32_t layer = 0; layer < config_.layers; ++layer) process_layer(layer, step);
+    output(step);
+    if (!batch.sampling.empty()) backend_->sample({work_.logits, step.logits, config_.vocab});
+  }
+  backend_->end_step();
+  return work_.logits;
 }
 
 namespace {
 
-/// Floats per row of each activation, in Workspace's order.
-std::int64_t activation_floats(const ModelConfig& c, const ModelLimits& limits) {
+/// Values per row of one kind of buffer, f32 or activations.
+struct Widths {
+  std::int64_t floats = 0, activations = 0;
+};
+struct WorkspaceWidths {
+  Widths row, logit;
+};
+/// Of Workspace's buffers. Where activations are f32, rotated is q.
+WorkspaceWidths workspace_widths(const ModelConfig& c, const Backend& backend) {
   const std::int64_t q = std::int64_t{c.heads} * c.head_size,
                      kv = std::int64_t{c.kv_heads} * c.head_size;
-  const std::int64_t per_row =
-      2 * std::int64_t{c.hidden} + 2 * q + 2 * kv + 2 * std::int64_t{c.feed_forward};
-  const std::int64_t per_logit = std::int64_t{c.hidden} + c.vocab;
-  return per_row * limits.max_rows + per_logit * limits.max_logits;
+  const std::int64_t rotated = backend.activation_bytes() == 4 ? 0 : q;
+  return {{c.hidden + q + 2 * kv, c.hidden + q + 2 * std::int64_t{c.feed_forward} + rotated},
+          {c.vocab, c.hidden}};
+}
+std::int64_t workspace_bytes(const ModelConfig& c, const Backend& backend,
+                             const ModelLimits& limits) {
+  const auto [row, logit] = workspace_widths(c, backend);
+  const auto bytes = [&](const Widths& w) {
+    return 4 * w.floats + backend.activation_bytes() * w.activations;
+  };
+  return bytes(row) * limits.max_rows + bytes(logit) * limits.max_logits;
 }
 
 std::int32_t widest_input(const ModelConfig& c) {
@@ -72,20 +89,26 @@ KvLayout kv_layout(const ModelConfig& c, const ModelLimits& limits) {
   return {c.layers, c.kv_heads, c.head_size, limits.page_size, limits.kv_pages, limits.kv_type};
 }
 
+StepLimits step_limits(const ModelConfig& c, const ModelLimits& limits) {
+  return {limits.max_rows, widest_input(c), limits.context, limits.max_logits, limits.max_sequences,
+          c.vocab,         c.heads,         c.kv_heads,     c.head_size};
+}
+
 Workspace take_workspace(Loader& loader, const ModelConfig& c, const ModelLimits& limits) {
   const std::int64_t rows = limits.max_rows, logits = limits.max_logits;
   const std::int64_t q = std::int64_t{c.heads} * c.head_size,
                      kv = std::int64_t{c.kv_heads} * c.head_size;
   Workspace work = {};
   work.x = loader.buffer(rows * c.hidden);
-  work.normed = loader.buffer(rows * c.hidden);
+  work.normed = loader.activations(rows * c.hidden);
   work.q = loader.buffer(rows * q);
   work.k = loader.buffer(rows * kv);
   work.v = loader.buffer(rows * kv);
-  work.attended = loader.buffer(rows * q);
-  work.gate = loader.buffer(rows * c.feed_forward);
-  work.up = loader.buffer(rows * c.feed_forward);
-  work.gathered = loader.buffer(logits * c.hidden);
+  work.rotated = loader.activations_are_floats() ? work.q : loader.activations(rows * q);
+  work.attended = loader.activations(rows * q);
+  work.gate = loader.activations(rows * c.feed_forward);
+  work.up = loader.activations(rows * c.feed_forward);
+  work.gathered = loader.activations(logits * c.hidden);
   work.logits = loader.buffer(logits * c.vocab);
   return work;
 }
@@ -93,7 +116,8 @@ Workspace take_workspace(Loader& loader, const ModelConfig& c, const ModelLimits
 ModelWeights load_weights(Loader& loader, const ModelConfig& c, std::int32_t context) {
   ModelWeights w = {};
   w.rope_table = loader.rope_table(c, context);
-  w.embedding = loader.matrix("token_embd.weight");
+  w.embedding =
+      loader.matrix("token_embd.weight", c.tied_output ? MatrixUse::both : MatrixUse::lookup);
   for (std::int32_t i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("blk.{}.", i);
     LayerWeights l = {};
@@ -125,16 +149,18 @@ Result<MemoryPlan> Model::plan(const gguf::File& file, const Backend& backend,
   for (const TensorSpec& spec : table) {
     const gguf::TensorInfo* tensor = file.find_tensor(spec.name);
     if (tensor == nullptr) continue;
-    plan.weights += spec.matrix ? backend.matrix_bytes(tensor->type, spec.rows, spec.columns)
-                                : spec.columns * 4;
+    plan.weights += spec.matrix
+                        ? backend.matrix_bytes(tensor->type, spec.rows, spec.columns, spec.use)
+                        : spec.columns * 4;
   }
   plan.vocab = config->vocab;
-  const KvLayout kv = kv_layout(*config, limits);
-  plan.kv = kv.bytes();
-  plan.kv_per_token = kv.bytes_per_token();
-  plan.activations =
-      4 * (activation_floats(*config, limits) + std::int64_t{limits.context} * config->rope_size);
-  plan.scratch = backend.scratch_bytes(limits.max_rows, widest_input(*config), limits.context);
+  KvLayout kv = kv_layout(*config, limits);
+  plan.kv = backend.kv_bytes(kv);
+  kv.pages = 1;
+  plan.kv_per_token = backend.kv_bytes(kv) / kv.page_size;
+  plan.activations = workspace_bytes(*config, backend, limits) +
+                     std::int64_t{4} * limits.context * config->rope_size;
+  plan.scratch = backend.scratch_bytes(step_limits(*config, limits));
   return plan;
 }
 
@@ -153,9 +179,7 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::unique_p
   model->work_ = take_workspace(loader, *config, limits);
   if (!loader.status().ok()) return loader.status().error();
   if (Status s = model->backend_->create_kv(kv_layout(*config, limits)); !s.ok()) return s.error();
-  if (Status s =
-          model->backend_->reserve_scratch(limits.max_rows, widest_input(*config), limits.context);
-      !s.ok())
+  if (Status s = model->backend_->reserve_scratch(step_limits(*config, limits)); !s.ok())
     return s.error();
   return model;
 }

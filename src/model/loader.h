@@ -22,10 +22,12 @@ class Loader {
   Loader(const gguf::File& file, Backend& backend, const ProgressFn& progress);
 
   // Each does nothing once something failed. REQUIRES: check_tensors passed for the name.
-  MatrixId matrix(const std::string& name);
+  MatrixId matrix(const std::string& name, MatrixUse use = MatrixUse::product);
   float* vector(const std::string& name);
   float* rope_table(const ModelConfig& config, std::int32_t context);
   float* buffer(std::int64_t floats);
+  void* activations(std::int64_t values);
+  bool activations_are_floats() const { return backend_.activation_bytes() == 4; }
 
   const Status& status() const { return status_; }
   void fail(Status status) {
@@ -33,6 +35,7 @@ class Loader {
   }
 
  private:
+  void* take(std::int64_t bytes);
   float* floats(std::span<const float> values);
   void advance(std::int64_t bytes);
 

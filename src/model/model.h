@@ -44,6 +44,7 @@ struct TensorSpec {
   std::int64_t columns = 0;
   bool optional = false;
   bool matrix = false;  // a weight matrix; otherwise f32 values (F32, F16 or BF16 in the file)
+  MatrixUse use = MatrixUse::product;
 };
 /// All tensors a file of this configuration holds, in the order they are loaded.
 std::vector<TensorSpec> tensor_table(const ModelConfig& config);
@@ -66,16 +67,17 @@ struct ModelWeights {
 
 /// Activations of one step, taken once for the largest step.
 struct Workspace {
-  float* x;         // [max_rows][hidden] the residual stream
-  float* normed;    // [max_rows][hidden]
-  float* q;         // [max_rows][heads * head_size]
-  float* k;         // [max_rows][kv_heads * head_size]
-  float* v;         // [max_rows][kv_heads * head_size]
-  float* attended;  // [max_rows][heads * head_size]
-  float* gate;      // [max_rows][feed_forward]
-  float* up;        // [max_rows][feed_forward]
-  float* gathered;  // [max_logits][hidden]
-  float* logits;    // [max_logits][vocab]
+  float* x;        // [max_rows][hidden] the residual stream
+  void* normed;    // [max_rows][hidden] activations
+  float* q;        // [max_rows][heads * head_size]
+  float* k;        // [max_rows][kv_heads * head_size]
+  float* v;        // [max_rows][kv_heads * head_size]
+  void* rotated;   // [max_rows][heads * head_size] activations; q where those are f32
+  void* attended;  // [max_rows][heads * head_size] activations
+  void* gate;      // [max_rows][feed_forward] activations
+  void* up;        // [max_rows][feed_forward] activations
+  void* gathered;  // [max_logits][hidden] activations
+  float* logits;   // [max_logits][vocab]
 };
 
 /// Sizes a model is made for; what `plan` prints and what is then taken, once.
@@ -83,6 +85,7 @@ struct ModelLimits {
   std::int32_t context = 0;     // longest sequence, <= config.context
   std::int32_t max_rows = 0;    // rows in one step
   std::int32_t max_logits = 0;  // logit rows in one step
+  std::int32_t max_sequences = 0;
   std::int32_t kv_pages = 0;
   std::int32_t page_size = 32;
   KvType kv_type = KvType::f16;
@@ -112,10 +115,10 @@ class Model {
   /// next step. REQUIRES: a batch that meets core/batch.h's invariants, within limits().
   const float* forward(const Batch& batch);
 
-  // The steps of forward(), in order.
-  void embed(const Batch& batch);                              // ids -> x
-  void process_layer(std::int32_t layer, const Batch& batch);  // x -> x
-  const float* output(const Batch& batch);                     // x -> logits of logit_rows
+  // The steps of forward(), in order, between the backend's begin_step and end_step.
+  void embed(const StepRows& step);                              // ids -> x
+  void process_layer(std::int32_t layer, const StepRows& step);  // x -> x
+  const float* output(const StepRows& step);                     // x -> logits of logit_rows
 
   const ModelConfig& config() const { return config_; }
   const ModelLimits& limits() const { return limits_; }

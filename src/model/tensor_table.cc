@@ -10,13 +10,14 @@ std::vector<TensorSpec> tensor_table(const ModelConfig& c) {
   const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_size;
   std::vector<TensorSpec> table;
   const auto vector = [&](std::string name, std::int64_t n, bool optional = false) {
-    table.push_back({std::move(name), 1, n, optional, false});
+    table.push_back({std::move(name), 1, n, optional, false, {}});
   };
   const auto matrix = [&](std::string name, std::int64_t rows, std::int64_t columns,
                           bool optional = false) {
-    table.push_back({std::move(name), rows, columns, optional, true});
+    table.push_back({std::move(name), rows, columns, optional, true, MatrixUse::product});
   };
   matrix("token_embd.weight", c.vocab, c.hidden);
+  table.back().use = c.tied_output ? MatrixUse::both : MatrixUse::lookup;
   vector("rope_freqs.weight", c.rope_size / 2, true);
   for (std::int32_t i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("blk.{}.", i);

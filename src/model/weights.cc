@@ -97,11 +97,11 @@ Loader::Loader(const gguf::File& file, Backend& backend, const ProgressFn& progr
     total_ += static_cast<std::int64_t>(tensor.bytes);
 }
 
-MatrixId Loader::matrix(const std::string& name) {
+MatrixId Loader::matrix(const std::string& name, MatrixUse use) {
   if (!status_.ok()) return {};
   const gguf::TensorInfo& tensor = *file_.find_tensor(name);
   const std::int64_t row_bytes = quant::row_bytes(tensor.type, tensor.columns());
-  MatrixSource source{tensor.name, tensor.type, tensor.rows(), tensor.columns(), {}};
+  MatrixSource source{tensor.name, tensor.type, tensor.rows(), tensor.columns(), {}, use};
   source.read = [&](std::int64_t first, std::int64_t, std::span<std::byte> out) {
     Status status = file_.read(tensor, static_cast<std::uint64_t>(first * row_bytes), out);
     advance(static_cast<std::int64_t>(out.size()));
@@ -130,10 +130,16 @@ float* Loader::floats(std::span<const float> values) {
 }
 
 float* Loader::buffer(std::int64_t n) {
+  return static_cast<float*>(take(n * 4));
+}
+void* Loader::activations(std::int64_t n) {
+  return take(n * backend_.activation_bytes());
+}
+void* Loader::take(std::int64_t bytes) {
   if (!status_.ok()) return nullptr;
-  const auto p = backend_.allocate(n * 4);
+  const auto p = backend_.allocate(bytes);
   if (!p.ok()) status_ = p.status();
-  return p.ok() ? static_cast<float*>(*p) : nullptr;
+  return p.ok() ? *p : nullptr;
 }
 
 float* Loader::rope_table(const ModelConfig& config, std::int32_t context) {

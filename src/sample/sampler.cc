@@ -101,11 +101,6 @@ Error bad_logits(std::span<const float> logits) {
   return {Code::internal, fmt::format("none of {} logits is finite", logits.size())};
 }
 
-bool adjusts(const SamplingParams& p) {
-  return !p.logit_bias.empty() || p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f ||
-         p.frequency_penalty != 0.0f;
-}
-
 Status outside(std::string_view field, double value, std::string_view range) {
   return {Code::invalid_argument, fmt::format("{} is {}, must be {}", field, value, range)};
 }
@@ -126,6 +121,11 @@ Status validate_bias(const SamplingParams& p, std::int32_t vocab_size) {
 }
 
 }  // namespace
+
+bool adjusts(const SamplingParams& p) {
+  return !p.logit_bias.empty() || p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f ||
+         p.frequency_penalty != 0.0f;
+}
 
 // Comparisons are written so that NaN fails them.
 Status validate(const SamplingParams& p, std::int32_t vocab_size) {

@@ -15,6 +15,9 @@ namespace herd {
 /// frequency in [-2, 2] each, bias ids in [0, vocab), biases finite, at most 1024 of them.
 Status validate(const SamplingParams& params, std::int32_t vocab_size);
 
+/// Whether bias or penalties change scores before the choice: then the history is needed.
+bool adjusts(const SamplingParams& params);
+
 /// What the penalties look at.
 struct SampleHistory {
   std::span<const TokenId> prompt;

@@ -79,15 +79,15 @@ std::vector<std::int32_t> slots_of(const Case& c, const Sequence& s, std::int32_
 std::unique_ptr<Backend> backend_with(const Case& c, DeviceType device, const CpuSetup& setup) {
   auto backend = make(device, setup.isa, setup.threads);
   EXPECT_TRUE(backend->create_kv(c.layout).ok());
-  EXPECT_TRUE(backend->reserve_scratch(256, 64, 1024).ok());
+  EXPECT_TRUE(backend->reserve_scratch({256, 64, 1024}).ok());
   std::vector<std::int32_t> every(static_cast<std::size_t>(c.layout.pages * c.shape.page));
   for (std::size_t i = 0; i < every.size(); ++i) every[i] = static_cast<std::int32_t>(i);
   const std::vector<float> nan(every.size() * kv_row(c.shape), kPoison);
-  for (const std::int32_t layer : {0, 1}) backend->kv_store({nan.data(), nan.data(), every, layer});
+  for (const std::int32_t layer : {0, 1}) kv_store(*backend, nan, nan, every, layer);
   for (const Sequence& s : c.sequences) {
     const auto slots = slots_of(c, s, 0, s.cached);
-    backend->kv_store({s.k.data(), s.v.data(), slots, 1});
-    backend->kv_store({s.v.data(), s.k.data(), slots, 0});
+    kv_store(*backend, s.k, s.v, slots, 1);
+    kv_store(*backend, s.v, s.k, slots, 0);
   }
   return backend;
 }
@@ -117,9 +117,9 @@ std::vector<float> step(Backend& backend, const Case& c, const std::vector<std::
     take(k, layer == 1 ? s.k : s.v, kv_row(c.shape));
     take(v, layer == 1 ? s.v : s.k, kv_row(c.shape));
   }
-  backend.kv_store({k.data(), v.data(), batch.slots, layer});
+  kv_store(backend, k, v, batch.slots, layer);
   Output out(q.size());
-  backend.attention({q.data(), out.data(), &batch, layer, c.shape.heads, kScale});
+  attention(backend, q.data(), out.data(), batch, layer, c.shape.heads, kScale);
   return out.take();
 }
 

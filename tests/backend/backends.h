@@ -177,6 +177,55 @@ class CpuEqualsReference : public ::testing::TestWithParam<CpuSetup> {
   std::unique_ptr<Backend> reference_, cpu_;
 };
 
+/// Ops that read their step's batch, in a step of their own.
+inline void embed(Backend& backend, MatrixId table, const std::vector<TokenId>& ids, float* out) {
+  Batch batch;
+  batch.ids = ids;
+  backend.begin_step(batch);
+  backend.embed({table, out, batch.n_rows()});
+  backend.end_step();
+}
+inline void rope(Backend& backend, float* x, const std::vector<std::int32_t>& positions,
+                 const float* table, std::int32_t heads, std::int32_t size,
+                 std::int32_t rope_size) {
+  Batch batch;
+  batch.positions = positions;
+  batch.ids.resize(positions.size());
+  backend.begin_step(batch);
+  backend.rope_store(
+      {x, nullptr, nullptr, nullptr, table, batch.n_rows(), heads, 0, size, rope_size, 0});
+  backend.end_step();
+}
+inline void kv_store(Backend& backend, const std::vector<float>& k, const std::vector<float>& v,
+                     const std::vector<std::int32_t>& slots, std::int32_t layer) {
+  Batch batch;
+  batch.slots = slots;
+  batch.ids.resize(slots.size());
+  backend.begin_step(batch);
+  std::vector<float> keys = k;
+  backend.rope_store(
+      {nullptr, keys.data(), v.data(), nullptr, nullptr, batch.n_rows(), 0, 0, 0, 0, layer});
+  backend.end_step();
+}
+inline void attention(Backend& backend, const float* q, float* out, const Batch& batch,
+                      std::int32_t layer, std::int32_t heads, float scale) {
+  backend.begin_step(batch);
+  backend.attention({q, out, layer, heads, scale});
+  backend.end_step();
+}
+/// Rows `picks` of x, normed.
+inline void norm_of_logit_rows(Backend& backend, const std::vector<float>& x,
+                               const std::vector<std::int32_t>& picks,
+                               const std::vector<float>& weight, float* out, std::int32_t columns) {
+  Batch batch;
+  batch.logit_rows = picks;
+  batch.ids.resize(x.size() / weight.size());
+  backend.begin_step(batch);
+  backend.rms_norm({x.data(), weight.data(), out, static_cast<std::int32_t>(picks.size()), columns,
+                    1e-5f, true});
+  backend.end_step();
+}
+
 /// x times w on a backend, into a poisoned buffer between sentinels.
 inline std::vector<float> run_matmul(Backend& backend, const std::vector<std::byte>& blocks,
                                      quant::Type type, std::int32_t rows, std::int32_t columns,
@@ -185,10 +234,15 @@ inline std::vector<float> run_matmul(Backend& backend, const std::vector<std::by
   const MemoryMark mark = backend.mark();
   const auto id = backend.load_matrix(source_of(blocks, type, outputs, columns));
   EXPECT_TRUE(id.ok());
-  EXPECT_TRUE(backend.reserve_scratch(rows, columns, 1).ok());
+  EXPECT_TRUE(backend.reserve_scratch({rows, columns, 1}).ok());
   Output out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs));
   if (add_to != nullptr) out = Output(*add_to);
-  backend.matmul({x.data(), rows, 1, {*id}, {out.data()}, add_to != nullptr});
+  backend.matmul({x.data(),
+                  rows,
+                  1,
+                  {*id},
+                  {out.data()},
+                  add_to != nullptr ? Epilogue::add : Epilogue::store});
   backend.release_to(mark);
   return out.take();
 }

@@ -175,7 +175,7 @@ TEST_P(ElementwiseSuite, RopeOfManyRows) {
     std::vector<std::vector<float>> results;
     for (Backend* backend : both()) {
       Output rotated(x);
-      backend->rope({rotated.data(), positions, table.data(), heads, size, rope});
+      testing::rope(*backend, rotated.data(), positions, table.data(), heads, size, rope);
       results.push_back(rotated.take());
     }
     ASSERT_TRUE(same_bits(results[0], results[1]));
@@ -195,7 +195,7 @@ TEST_P(ElementwiseSuite, EmbedKnowsNoNegativeZero) {
     const auto id = backend->load_matrix(source_of(blocks, quant::Type::F32, 2, 2));
     ASSERT_TRUE(id.ok());
     Output out(6);
-    backend->embed({*id, ids, out.data()});
+    embed(*backend, *id, ids, out.data());
     ASSERT_TRUE(same_bits(out.take(), {1.5f, 0.0f, 0.0f, 0.0f, 1.5f, 0.0f}));
   }
 }

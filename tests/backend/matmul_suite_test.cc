@@ -47,8 +47,8 @@ std::vector<std::vector<float>> run_shared(Backend& backend, const Shared& s, st
                                            std::int32_t rows, const std::vector<float>& x,
                                            bool add) {
   const MemoryMark mark = backend.mark();
-  EXPECT_TRUE(backend.reserve_scratch(kMostRows, kColumns, 300).ok());
-  MatmulArgs args{x.data(), rows, n, {}, {}, add};
+  EXPECT_TRUE(backend.reserve_scratch({kMostRows, kColumns, 300}).ok());
+  MatmulArgs args{x.data(), rows, n, {}, {}, add ? Epilogue::add : Epilogue::store};
   std::vector<Output> outputs;
   for (std::int32_t i = 0; i < n; ++i) {
     outputs.emplace_back(area(rows, s.outputs[i]));

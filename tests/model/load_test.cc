@@ -189,9 +189,10 @@ TEST(ModelForward, IsItsStepsInOrder) {
   auto a = load(tiny_model()), b = load(tiny_model());
   ASSERT_TRUE(a.ok() && b.ok());
   const Batch batch = one_sequence({5, 6, 7, 8});
-  (*b)->embed(batch);
-  for (std::int32_t layer = 0; layer < 2; ++layer) (*b)->process_layer(layer, batch);
-  const float* p = (*b)->output(batch);
+  const StepRows step = (*b)->backend().begin_step(batch);
+  (*b)->embed(step);
+  for (std::int32_t layer = 0; layer < 2; ++layer) (*b)->process_layer(layer, step);
+  const float* p = (*b)->output(step);
   const auto expected = logits_of(**a, batch);
   EXPECT_EQ(std::vector<float>(p, p + 101), expected);
 }

@@ -24,13 +24,19 @@ struct Device {
   }
 };
 
-/// The reference and every instruction set of this machine.
-std::vector<Device> devices() {
+/// The reference and every instruction set of this machine: all of them give the same bits.
+std::vector<Device> host_devices() {
   std::vector<Device> all = {{DeviceType::reference, Isa::automatic, 1}};
   for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon})
     for (const int threads : {1, 2})
       if (make_backend({DeviceType::cpu, 1, isa}).ok())
         all.push_back({DeviceType::cpu, isa, threads});
+  return all;
+}
+/// And those that keep the promise with bits of their own.
+std::vector<Device> devices() {
+  std::vector<Device> all = host_devices();
+  all.push_back({DeviceType::cuda, Isa::automatic, 1});
   return all;
 }
 
@@ -81,6 +87,9 @@ Known know(LlamaModel& model, Dice& dice, int count, std::int32_t longest) {
 
 class Bits : public testing::TestWithParam<Device> {
  protected:
+  void SetUp() override {
+    if (const auto missing = test::missing(GetParam().type)) GTEST_SKIP() << *missing;
+  }
   /// Fewer and shorter on the slow ones.
   bool quick() const {
     return GetParam().type == DeviceType::reference || GetParam().isa == Isa::scalar;
@@ -88,7 +97,7 @@ class Bits : public testing::TestWithParam<Device> {
   std::int32_t longest() const { return quick() ? 40 : 90; }
   LlamaModel open_model(std::int32_t max_rows, std::int64_t kv_tokens = 4096) {
     ModelOptions options;
-    options.batch_size = 33;
+    options.batch_size = GetParam().type == DeviceType::cuda ? 256 : 33;
     options.context = 300;
     options.kv_tokens = kv_tokens;
     options.max_rows = max_rows;
@@ -111,12 +120,17 @@ class Bits : public testing::TestWithParam<Device> {
 };
 
 TEST_P(Bits, EveryPositionOfEveryBatchSize) {
-  auto model = open_model(512);
+  auto model = open_model(512, 16384);
   SCOPED_TRACE(testing::Message() << "seed " << kSeed);
   Dice dice(kSeed);
   const Known known = know(model, dice, quick() ? 3 : 8, quick() ? 12 : 40);
   const auto last = static_cast<std::int32_t>(known.ids.size()) - 1;
-  for (std::int32_t size = 1; size <= 33; quick() ? size += 16 : ++size) {
+  std::vector<std::int32_t> sizes;
+  for (std::int32_t size = 1; size <= 33; quick() ? size += 16 : ++size) sizes.push_back(size);
+  if (GetParam().type == DeviceType::cuda)
+    for (const std::int32_t size : {63, 64, 65, 100, 128, 129, 200, 255, 256})
+      sizes.push_back(size);
+  for (const std::int32_t size : sizes) {
     std::vector<std::size_t> chosen;
     std::vector<std::vector<TokenId>> batch;
     for (std::int32_t i = 0; i < size; ++i) {
@@ -234,7 +248,7 @@ TEST_P(IsasAndThreads, WholeForwardEqualsTheReference) {
   std::vector<std::vector<TokenId>> ids;
   std::vector<Rows> expected;
   int ran = 0;
-  for (const Device& device : devices()) {
+  for (const Device& device : host_devices()) {
     LlamaModel model = open(test::data_file(GetParam().file), device, options);
     if (device.type == DeviceType::reference) {
       Dice dice(kSeed + 4);
@@ -262,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(Models, IsasAndThreads,
 TEST(Isa, TheNamedOneRuns) {
   test::TempModel file;
   int ran = 0;
-  for (const Device& device : devices()) {
+  for (const Device& device : host_devices()) {
     auto model = open(file.path(), device, {});
     if (device.type == DeviceType::reference) continue;
     ++ran;

@@ -106,6 +106,7 @@ class GoldenLogits : public testing::TestWithParam<std::tuple<std::string, Devic
 };
 
 TEST_P(GoldenLogits, LogitsWithF32Keys) {
+  if (std::get<1>(GetParam()) == DeviceType::cuda) GTEST_SKIP() << "cuda keeps keys as f16";
   const Golden golden = read_golden(std::get<0>(GetParam()));
   const double tolerance = 5e-4 * standard_deviation(golden.logits);
   const double error = worst_error(run(golden, KvType::f32), golden.logits);
@@ -113,14 +114,18 @@ TEST_P(GoldenLogits, LogitsWithF32Keys) {
 }
 
 TEST_P(GoldenLogits, DivergenceWithF16Keys) {
+  if (const auto missing = test::missing(std::get<1>(GetParam()))) GTEST_SKIP() << *missing;
   const Golden golden = read_golden(std::get<0>(GetParam()));
   const double kl = mean_kl(golden.logits, run(golden, KvType::f16), golden.vocab);
-  EXPECT_FALSE(!(kl <= 1e-5)) << kl;
+  const double bound = std::get<1>(GetParam()) == DeviceType::cuda ? 2e-5 : 1e-5;
+  printf("mean KL %.2e\n", kl);
+  EXPECT_FALSE(!(kl <= bound)) << kl;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenLogits,
                          testing::Combine(testing::ValuesIn(golden_names()),
-                                          testing::Values(DeviceType::reference, DeviceType::cpu)),
+                                          testing::Values(DeviceType::reference, DeviceType::cpu,
+                                                          DeviceType::cuda)),
                          [](const auto& param) {
                            std::string name = std::get<0>(param.param) + "_" +
                                               std::string(to_string(std::get<1>(param.param)));

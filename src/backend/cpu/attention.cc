@@ -20,7 +20,7 @@ std::int32_t pieces(std::int32_t n, std::int32_t each) {
 }  // namespace
 
 void CpuBackend::attention(const AttentionArgs& args) {
-  const Batch& batch = *args.batch;
+  const Batch& batch = *batch_;
   const std::int32_t group = args.heads / kv_.kv_heads;
   const TileShape shape = tile_shape(group, table_.tile_rows);
   const std::int32_t head_pieces = pieces(group, shape.heads);
@@ -63,16 +63,17 @@ void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& 
     const std::int32_t row = sequence.first_row + first_row + i / n_heads;
     const std::int32_t head = kv_head * group + first_head + i % n_heads;
     const std::int64_t at = (std::int64_t{row} * args.heads + head) * size;
-    for (std::int32_t d = 0; d < size; ++d) q[d * tile.queries + i] = args.q[at + d];
-    tile.out[i] = args.out + at;
-    n_keys[i] = args.batch->positions[static_cast<std::size_t>(row)] + 1;
+    for (std::int32_t d = 0; d < size; ++d)
+      q[d * tile.queries + i] = static_cast<const float*>(args.q)[at + d];
+    tile.out[i] = static_cast<float*>(args.out) + at;
+    n_keys[i] = batch_->positions[static_cast<std::size_t>(row)] + 1;
     tile.max_keys = std::max(tile.max_keys, n_keys[i]);
   }
   tile.n_keys = n_keys;
-  tile.pages = args.batch->block_table.data() + sequence.first_page;
+  tile.pages = batch_->block_table.data() + sequence.first_page;
   tile.page_size = kv_.page_size;
-  tile.keys = keys_.get() + layer_heads * key_bytes;
-  tile.values = values_.get() + layer_heads * value_bytes;
+  tile.keys = keys_ + layer_heads * key_bytes;
+  tile.values = values_ + layer_heads * value_bytes;
   tile.key_page_bytes = kv_.kv_heads * key_bytes;
   tile.value_page_bytes = kv_.kv_heads * value_bytes;
   tile.head_size = size;

@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/arena.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
+#include "base/memory.h"
 #include "base/thread_pool.h"
 
 namespace herd::cpu {
@@ -29,7 +31,7 @@ struct Matrix {
   quant::Type type;
   std::int32_t rows, columns, panels;
   std::int64_t panel_bytes;
-  AlignedArray<std::byte> data;
+  std::byte* data;
 };
 
 class CpuBackend final : public Backend {
@@ -40,28 +42,31 @@ class CpuBackend final : public Backend {
   Counters counters() const override { return counters_; }
 
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
-  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows,
-                            std::int64_t columns) const override;
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
+                            MatrixUse use = MatrixUse::product) const override;
   Result<void*> allocate(std::int64_t bytes) override;
   MemoryMark mark() const override { return {matrices_.size(), buffers_.size()}; }
   void release_to(MemoryMark mark) override;
   Status create_kv(const KvLayout& layout) override;
-  Status reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
-                         std::int32_t max_context) override;
-  std::int64_t scratch_bytes(std::int32_t max_rows, std::int32_t max_columns,
-                             std::int32_t max_context) const override;
+  Status reserve_scratch(const StepLimits& limits) override;
+  std::int64_t scratch_bytes(const StepLimits& limits) const override;
+  std::int64_t kv_bytes(const KvLayout& layout) const override { return layout.bytes(); }
+  DeviceMemory memory() const override { return {total_memory(), available_memory(), false}; }
+  std::int32_t activation_bytes() const override { return 4; }
   void upload(void* to, const void* from, std::int64_t bytes) override;
   Status download(void* to, const void* from, std::int64_t bytes) override;
+  void to_activations(const float* x, void* out, std::int64_t n) override;
+
+  StepRows begin_step(const Batch& batch) override;
+  void end_step() override { batch_ = nullptr; }
 
   void embed(const EmbedArgs& args) override;
   void rms_norm(const RmsNormArgs& args) override;
   void matmul(const MatmulArgs& args) override;
-  void rope(const RopeArgs& args) override;
-  void kv_store(const KvStoreArgs& args) override;
+  void rope_store(const RopeStoreArgs& args) override;
   void attention(const AttentionArgs& args) override;
-  void swiglu(const SwigluArgs& args) override;
-  void gather_rows(const GatherRowsArgs& args) override;
 
+  void swiglu(const SwigluArgs& args) override;
   void add(const AddArgs& args) override;
   void attention_scores(const AttentionScoresArgs& args) override;
   void softmax_max(const SoftmaxArgs& args) override;
@@ -72,6 +77,7 @@ class CpuBackend final : public Backend {
  private:
   struct Scratch {          // floats, per thread unless said otherwise
     std::int64_t packed;    // shared: inputs of a matmul, packed for the tiles
+    std::int64_t sums[2];   // shared: of groups of 16 and of 32 inputs, as rows and packed
     std::int64_t unpacked;  // panels of one chunk
     std::int64_t totals;    // outputs of one row block
     std::int64_t query;     // attention's packed queries
@@ -81,10 +87,26 @@ class CpuBackend final : public Backend {
                         std::int32_t max_context) const;
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
 
-  void matmul_fused(const MatmulArgs& args, bool packed);
-  void matmul_tiled(const MatmulArgs& args);
-  void pack_inputs(const MatmulArgs& args, std::int32_t columns);
-  void tiled_panels(const MatmulArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
+  /// MatmulArgs without the epilogue.
+  struct ProductArgs {
+    const float* x;
+    std::int32_t rows;
+    std::int32_t n_weights;
+    MatrixId weights[3];
+    float* out[3];
+    bool add;
+  };
+  void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
+  void store(const RopeStoreArgs& args);
+  void products(const ProductArgs& args);
+  void sum_inputs(const ProductArgs& args);
+  void pack_input(const ProductArgs& args, std::int32_t first, std::int32_t rows, std::int32_t k0,
+                  std::int32_t k1);
+  const float* sums_of(const Matrix& m, std::int32_t row, bool packed) const;
+  void matmul_fused(const ProductArgs& args);
+  void matmul_tiled(const ProductArgs& args);
+  void pack_inputs(const ProductArgs& args, std::int32_t columns);
+  void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);
   void attention_tile(const AttentionArgs& args, const BatchSequence& sequence,
                       std::int32_t kv_head, std::int32_t first_row, std::int32_t n_rows,
@@ -99,13 +121,22 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   Counters counters_;
   std::vector<Matrix> matrices_;
+  Arena weights_;  // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
+  const Batch* batch_ = nullptr;  // of the step under way
   KvLayout kv_;
-  AlignedArray<std::byte> keys_, values_;
+  Arena pool_memory_;
+  std::byte *keys_ = nullptr, *values_ = nullptr;
 
   Scratch scratch_ = {};
   AlignedArray<float> packed_;
+  struct InputSums {
+    std::int32_t group;
+    bool wanted;                       // by the product under way
+    AlignedArray<float> rows, packed;  // [rows][columns / group]; packed as the inputs are
+  };
+  InputSums sums_[2] = {{16, false, {}, {}}, {32, false, {}, {}}};
   std::vector<AlignedArray<float>> thread_scratch_;  // unpacked, totals, query, scores in a row
 };
 

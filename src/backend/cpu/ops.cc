@@ -12,33 +12,62 @@ void CpuBackend::embed(const EmbedArgs& args) {
   // output matrix. A panel holds 16 rows: unpack chunks of it and pick one lane.
   const Matrix& m = matrix(args.table);
   const UnpackFn unpack = table_.unpack[type_index(m.type)];
-  for_each(std::ssize(args.ids), m.columns * 8, [&](std::int64_t i) {
-    alignas(64) float chunk[kChunk * kPanelRows];
-    const TokenId id = args.ids[static_cast<std::size_t>(i)];
-    const std::byte* panel = m.data.get() + id / kPanelRows * m.panel_bytes;
+  const quant::TypeInfo& info = quant::type_info(m.type);
+  for_each(args.rows, m.columns * 8, [&](std::int64_t i) {
+    UnpackedPanel chunk;
+    const TokenId id = batch_->ids[static_cast<std::size_t>(i)];
+    const std::byte* panel = m.data + id / kPanelRows * m.panel_bytes;
     float* out = args.out + i * m.columns;
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);
       unpack(panel, k0, n, chunk);
-      for (std::int32_t k = 0; k < n; ++k)  // adding +0 makes -0 +0: packed formats have no -0
-        out[k0 + k] = chunk[k * kPanelRows + id % kPanelRows] + 0.0f;
+      for (std::int32_t k = 0; k < n; ++k) {
+        const std::int32_t g = info.group == 0 ? 0 : k / info.group, lane = id % kPanelRows;
+        const float min = info.has_min ? chunk.mins[g][lane] : 0.0f;
+        out[k0 + k] = chunk.scales[g][lane] * chunk.codes[k][lane] + min + 0.0f;
+      }
     }
   });
 }
 
 void CpuBackend::rms_norm(const RmsNormArgs& args) {
   for_each(args.rows, args.columns, [&](std::int64_t row) {
-    table_.rms_norm({args.x + row * args.columns, args.weight, args.out + row * args.columns,
-                     args.columns, args.epsilon});
+    const std::int64_t from =
+        args.of_logit_rows ? batch_->logit_rows[static_cast<std::size_t>(row)] : row;
+    table_.rms_norm({args.x + from * args.columns, args.weight,
+                     static_cast<float*>(args.out) + row * args.columns, args.columns,
+                     args.epsilon});
   });
 }
 
-void CpuBackend::rope(const RopeArgs& args) {
-  const std::int64_t row_size = std::int64_t{args.heads} * args.head_size;
-  for_each(std::ssize(args.positions), row_size, [&](std::int64_t row) {
-    const std::int64_t position = args.positions[static_cast<std::size_t>(row)];
-    for (std::int32_t head = 0; head < args.heads; ++head)
-      table_.rope(args.x + row * row_size + std::int64_t{head} * args.head_size,
+void CpuBackend::matmul(const MatmulArgs& args) {
+  ProductArgs plain = {static_cast<const float*>(args.x), args.rows, args.n_weights, {}, {},
+                       args.epilogue == Epilogue::add};
+  for (int i = 0; i < args.n_weights; ++i) {
+    plain.weights[i] = args.weights[i];
+    plain.out[i] = static_cast<float*>(args.out[i]);
+  }
+  products(plain);
+  if (args.epilogue == Epilogue::swiglu)
+    swiglu({plain.out[0], plain.out[1], plain.out[0],
+            std::int64_t{args.rows} * matrix(args.weights[0]).rows});
+}
+
+void CpuBackend::rope_store(const RopeStoreArgs& args) {
+  if (args.q != nullptr) rotate(args.q, args.heads, args);
+  if (args.k != nullptr) rotate(args.k, args.kv_heads, args);
+  if (args.v != nullptr) store(args);
+  if (args.q_out != nullptr && args.q_out != args.q)
+    to_activations(args.q, args.q_out, std::int64_t{args.rows} * args.heads * args.head_size);
+}
+
+void CpuBackend::rotate(float* x, std::int32_t heads, const RopeStoreArgs& args) {
+  if (args.rope_size == 0) return;
+  const std::int64_t row_size = std::int64_t{heads} * args.head_size;
+  for_each(args.rows, row_size, [&](std::int64_t row) {
+    const std::int64_t position = batch_->positions[static_cast<std::size_t>(row)];
+    for (std::int32_t head = 0; head < heads; ++head)
+      table_.rope(x + row * row_size + std::int64_t{head} * args.head_size,
                   args.table + position * args.rope_size, args.rope_size);
   });
 }
@@ -69,16 +98,16 @@ void store_head_16(const KernelTable& table, const float* k, const float* v, std
 
 }  // namespace
 
-void CpuBackend::kv_store(const KvStoreArgs& args) {
+void CpuBackend::store(const RopeStoreArgs& args) {
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
-  for_each(std::ssize(args.slots), 8 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
-    const std::int32_t slot = args.slots[static_cast<std::size_t>(row)];
+  for_each(args.rows, 8 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
+    const std::int32_t slot = batch_->slots[static_cast<std::size_t>(row)];
     const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
     for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
       const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
-      std::byte* keys = keys_.get() + at * key_bytes;
-      std::byte* values = values_.get() + at * value_bytes;
+      std::byte* keys = keys_ + at * key_bytes;
+      std::byte* values = values_ + at * value_bytes;
       const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
       if (kv_.type == KvType::f32)
         store_head(args.k + x, args.v + x, keys, values, offset, kv_);
@@ -94,13 +123,6 @@ void CpuBackend::swiglu(const SwigluArgs& args) {
     const std::int64_t at = i * kPiece, n = std::min(kPiece, args.n - at);
     table_.swiglu(args.gate + at, args.up + at, args.out + at, n);
   });
-}
-
-void CpuBackend::gather_rows(const GatherRowsArgs& args) {
-  for (std::size_t i = 0; i < args.rows.size(); ++i)
-    std::memcpy(args.out + static_cast<std::int64_t>(i) * args.columns,
-                args.x + std::int64_t{args.rows[i]} * args.columns,
-                static_cast<std::size_t>(args.columns) * sizeof(float));
 }
 
 void CpuBackend::add(const AddArgs& args) {

@@ -16,10 +16,12 @@
 #include "backend/reference/chains.h"
 #include "base/half.h"
 #include "base/math.h"
+#include "base/memory.h"
 
 namespace herd {
 namespace {
 
+using reference::ChainArgs;
 using reference::kChains;
 using reference::kChunk;
 
@@ -50,7 +52,7 @@ float chunked_dot(const float* a, const float* b, std::int32_t n) {
   for (std::int32_t k0 = 0; k0 < n; k0 += kChunk) {
     float acc = 0;
     for (std::int32_t k = k0; k < std::min(n, k0 + kChunk); ++k) acc = std::fma(a[k], b[k], acc);
-    total = k0 == 0 ? acc : total + acc;
+    total = total + acc;
   }
   return total;
 }
@@ -118,8 +120,8 @@ class ReferenceBackend final : public Backend {
     matrices_.push_back(std::move(m));
     return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
   }
-  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows,
-                            std::int64_t columns) const override {
+  std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
+                            MatrixUse = MatrixUse::product) const override {
     return rows * quant::row_bytes(type, columns);
   }
   Result<void*> allocate(std::int64_t bytes) override {
@@ -143,20 +145,26 @@ class ReferenceBackend final : public Backend {
     pool_ = std::move(pool);
     return {};
   }
-  Status reserve_scratch(std::int32_t max_rows, std::int32_t max_columns,
-                         std::int32_t max_context) override {
+  Status reserve_scratch(const StepLimits& limits) override {
+    const std::int32_t max_rows = limits.max_rows, max_columns = limits.max_columns,
+                       max_context = limits.max_context;
     if (max_rows < 0 || max_columns < 0 || max_context < 0)
       return {Code::out_of_range,
               fmt::format("scratch: {} rows, {} columns, {} positions: must be at least 0",
                           max_rows, max_columns, max_context)};
-    if (!weights_.reserve(std::int64_t{kChains} * max_columns) || !scores_.reserve(max_context))
-      return out_of_memory("scratch", scratch_bytes(max_rows, max_columns, max_context));
+    if (!weights_.reserve(weight_floats(max_columns)) || !scores_.reserve(max_context) ||
+        !sums_.reserve(std::int64_t{max_rows} * (max_columns / 16)))
+      return out_of_memory("scratch", scratch_bytes(limits));
     return {};
   }
-  std::int64_t scratch_bytes(std::int32_t, std::int32_t max_columns,
-                             std::int32_t max_context) const override {
-    return (std::int64_t{kChains} * max_columns + max_context) * 4;
+  std::int64_t scratch_bytes(const StepLimits& limits) const override {
+    return (weight_floats(limits.max_columns) + limits.max_context +
+            std::int64_t{limits.max_rows} * (limits.max_columns / 16)) *
+           4;
   }
+  std::int64_t kv_bytes(const KvLayout& layout) const override { return layout.bytes(); }
+  DeviceMemory memory() const override { return {total_memory(), available_memory(), false}; }
+  std::int32_t activation_bytes() const override { return 4; }
   void upload(void* to, const void* from, std::int64_t bytes) override {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
@@ -165,20 +173,32 @@ class ReferenceBackend final : public Backend {
     return {};
   }
 
+  void to_activations(const float* x, void* out, std::int64_t n) override {
+    std::memcpy(out, x, static_cast<std::size_t>(n) * sizeof(float));
+  }
+
   // ---- the forward pass ----
+  StepRows begin_step(const Batch& batch) override {
+    batch_ = &batch;
+    return {batch.n_rows(), static_cast<std::int32_t>(batch.logit_rows.size())};
+  }
+  void end_step() override { batch_ = nullptr; }
+
   void embed(const EmbedArgs& a) override {
     const Matrix& m = matrix(a.table);
-    for (std::size_t i = 0; i < a.ids.size(); ++i) {
-      float* out = a.out + static_cast<std::int64_t>(i) * m.columns;
-      read_row(m, a.ids[i], out);
+    for (std::int64_t i = 0; i < a.rows; ++i) {
+      float* out = a.out + i * m.columns;
+      read_row(m, batch_->ids[static_cast<std::size_t>(i)], out);
       for (std::int64_t k = 0; k < m.columns; ++k) out[k] = out[k] + 0.0f;  // -0 becomes +0
     }
   }
 
   void rms_norm(const RmsNormArgs& a) override {
     for (std::int32_t row = 0; row < a.rows; ++row) {
-      const float* x = a.x + std::int64_t{row} * a.columns;
-      float* out = a.out + std::int64_t{row} * a.columns;
+      const std::int64_t from =
+          a.of_logit_rows ? batch_->logit_rows[static_cast<std::size_t>(row)] : row;
+      const float* x = a.x + from * a.columns;
+      float* out = static_cast<float*>(a.out) + std::int64_t{row} * a.columns;
       float lanes[16] = {};
       for (std::int32_t k = 0; k < a.columns; ++k)
         lanes[k % 16] = std::fma(x[k], x[k], lanes[k % 16]);
@@ -191,53 +211,37 @@ class ReferenceBackend final : public Backend {
   void matmul(const MatmulArgs& a) override {
     for (std::int32_t i = 0; i < a.n_weights; ++i) {
       const Matrix& m = matrix(a.weights[i]);
-      for (std::int64_t n = 0; n < m.rows; n += kChains) multiply(a, m, n, a.out[i]);
+      const quant::TypeInfo& info = quant::type_info(m.type);
+      const float* sums = info.has_min ? group_sums(a, m.columns, info.group) : nullptr;
+      for (std::int64_t n = 0; n < m.rows; n += kChains)
+        multiply(a, m, n, sums, static_cast<float*>(a.out[i]));
       counters_.weight_bytes += static_cast<std::uint64_t>(matrix_bytes(m.type, m.rows, m.columns));
       counters_.matmul_flops += 2ull * static_cast<std::uint64_t>(a.rows) *
                                 static_cast<std::uint64_t>(m.rows) *
                                 static_cast<std::uint64_t>(m.columns);
       ++counters_.matmuls;
     }
+    if (a.epilogue != Epilogue::swiglu) return;
+    float* gate = static_cast<float*>(a.out[0]);
+    swiglu({gate, static_cast<float*>(a.out[1]), gate, a.rows * matrix(a.weights[0]).rows});
   }
 
-  void rope(const RopeArgs& a) override {
-    for (std::size_t row = 0; row < a.positions.size(); ++row) {
-      const float* table = a.table + std::int64_t{a.positions[row]} * a.rope_size;
-      for (std::int32_t h = 0; h < a.heads; ++h) {
-        float* x = a.x + (static_cast<std::int64_t>(row) * a.heads + h) * a.head_size;
-        for (std::int32_t i = 0; i < a.rope_size; i += 2) {
-          const float u = x[i], v = x[i + 1], c = table[i], s = table[i + 1];
-          x[i] = std::fma(u, c, -(v * s));
-          x[i + 1] = std::fma(v, c, u * s);
-        }
-      }
-    }
-  }
-
-  void kv_store(const KvStoreArgs& a) override {
-    const std::int32_t size = kv_.head_size;
-    for (std::size_t row = 0; row < a.slots.size(); ++row) {
-      for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
-        const std::int64_t from = (static_cast<std::int64_t>(row) * kv_.kv_heads + h) * size;
-        write_head(head_at(a.layer, a.slots[row], h), a.k + from, a.v + from);
-      }
-    }
+  void rope_store(const RopeStoreArgs& a) override {
+    if (a.q != nullptr) rotate(a.q, a.heads, a);
+    if (a.k != nullptr) rotate(a.k, a.kv_heads, a);
+    if (a.v != nullptr) store(a);
+    if (a.q_out != nullptr && a.q_out != a.q)
+      to_activations(a.q, a.q_out, std::int64_t{a.rows} * a.heads * a.head_size);
   }
 
   void attention(const AttentionArgs& a) override {
-    for (const BatchSequence& s : a.batch->sequences)
+    for (const BatchSequence& s : batch_->sequences)
       for (std::int32_t row = s.first_row; row < s.first_row + s.n_rows; ++row)
         for (std::int32_t head = 0; head < a.heads; ++head) attend(a, s, row, head);
   }
 
   void swiglu(const SwigluArgs& a) override {
     for (std::int64_t i = 0; i < a.n; ++i) a.out[i] = silu_f32(a.gate[i]) * a.up[i];
-  }
-  void gather_rows(const GatherRowsArgs& a) override {
-    for (std::size_t i = 0; i < a.rows.size(); ++i)
-      std::memcpy(a.out + static_cast<std::int64_t>(i) * a.columns,
-                  a.x + std::int64_t{a.rows[i]} * a.columns,
-                  static_cast<std::size_t>(a.columns) * 4);
   }
 
   // ---- the guide's separate stages ----
@@ -321,24 +325,94 @@ class ReferenceBackend final : public Backend {
     return {Code::resource_exhausted, fmt::format("KV pool: no memory for {} bytes", bytes)};
   }
 
-  /// Outputs [first, first + kChains) of every row: the weights are decoded once for all of them.
-  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, float* out) {
-    const std::int32_t columns = static_cast<std::int32_t>(m.columns);
-    const std::int64_t count = std::min<std::int64_t>(kChains, m.rows - first);
-    float* weights = weights_.at_least(std::int64_t{kChains} * columns);
-    for (std::int64_t n = 0; n < count; ++n) read_row(m, first + n, weights + n * columns);
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      float sums[kChains];  // of more weights than there are at the end: those are left
-      chains_(weights, a.x + r * columns, columns, sums);
-      float* y = out + r * m.rows + first;
-      for (std::int64_t n = 0; n < count; ++n) y[n] = a.add ? y[n] + sums[n] : sums[n];
+  void rotate(float* x, std::int32_t heads, const RopeStoreArgs& a) {
+    for (std::int64_t row = 0; row < a.rows; ++row) {
+      const float* table =
+          a.table + std::int64_t{batch_->positions[static_cast<std::size_t>(row)]} * a.rope_size;
+      for (std::int32_t h = 0; h < heads; ++h, x += a.head_size) {
+        for (std::int32_t i = 0; i < a.rope_size; i += 2) {
+          const float u = x[i], v = x[i + 1], c = table[i], s = table[i + 1];
+          x[i] = std::fma(u, c, -(v * s));
+          x[i + 1] = std::fma(v, c, u * s);
+        }
+      }
     }
+  }
+  void store(const RopeStoreArgs& a) {
+    const std::int32_t size = kv_.head_size;
+    for (std::int64_t row = 0; row < a.rows; ++row) {
+      for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
+        const std::int64_t from = (row * kv_.kv_heads + h) * size;
+        write_head(head_at(a.layer, batch_->slots[static_cast<std::size_t>(row)], h), a.k + from,
+                   a.v + from);
+      }
+    }
+  }
+
+  /// Outputs [first, first + kChains) of every row: the weights are decoded once for all of them.
+  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, const float* sums,
+                float* out) {
+    const quant::TypeInfo& info = quant::type_info(m.type);
+    const std::int64_t count = std::min<std::int64_t>(kChains, m.rows - first);
+    ChainArgs chain = read_rows(m, first, count);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+      chain.x = static_cast<const float*>(a.x) + r * m.columns;
+      chain.sums = info.has_min ? sums + r * (m.columns / info.group) : nullptr;
+      float y[kChains];  // of more rows than there are at the end: those are left
+      chains_(chain, y);
+      float* to = out + r * m.rows + first;
+      for (std::int64_t n = 0; n < count; ++n)
+        to[n] = a.epilogue == Epilogue::add ? to[n] + y[n] : y[n];
+    }
+  }
+
+  /// Rows [first, first + count) decoded; x and sums are left to be filled in.
+  ChainArgs read_rows(const Matrix& m, std::int64_t first, std::int64_t count) {
+    const quant::TypeInfo& info = quant::type_info(m.type);
+    const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
+    const std::int64_t groups = info.group == 0 ? 0 : m.columns / info.group;
+    float* w = weights_.at_least(weight_floats(m.columns));
+    float* scales = w + kChains * m.columns;
+    float* mins = scales + kChains * groups;
+    for (std::int64_t n = 0; n < count; ++n) {
+      const std::span<const std::byte> raw(m.blocks.get() + (first + n) * bytes,
+                                           static_cast<std::size_t>(bytes));
+      float* to = w + n * m.columns;
+      if (groups == 0)
+        quant::dequantize(m.type, raw, {to, static_cast<std::size_t>(m.columns)});
+      else
+        quant::decompose(m.type, raw, to, scales + n * groups, mins + n * groups);
+    }
+    return {w,
+            groups == 0 ? nullptr : scales,
+            info.has_min ? mins : nullptr,
+            groups == 0 ? kChunk : info.group,
+            nullptr,
+            nullptr,
+            static_cast<std::int32_t>(m.columns)};
   }
 
   void read_row(const Matrix& m, std::int64_t row, float* out) const {
     const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
     quant::dequantize(m.type, {m.blocks.get() + row * bytes, static_cast<std::size_t>(bytes)},
                       {out, static_cast<std::size_t>(m.columns)});
+  }
+
+  /// kChains rows of codes with a scale and a min for each 16 of them.
+  static std::int64_t weight_floats(std::int64_t columns) {
+    return kChains * (columns + 2 * (columns / 16));
+  }
+
+  /// Sums of each group of inputs: [rows][columns / group].
+  const float* group_sums(const MatmulArgs& a, std::int64_t columns, int group) {
+    float* sums = sums_.at_least(a.rows * (columns / group));
+    const float* x = static_cast<const float*>(a.x);
+    for (std::int64_t i = 0; i < a.rows * (columns / group); ++i, x += group) {
+      float lanes[16];
+      for (int l = 0; l < 16; ++l) lanes[l] = group == 16 ? x[l] : x[l] + x[l + 16];
+      sums[i] = tree16(lanes);
+    }
+    return sums;
   }
 
   template <class Body>
@@ -392,18 +466,19 @@ class ReferenceBackend final : public Backend {
 
   void attend(const AttentionArgs& a, const BatchSequence& s, std::int32_t row, std::int32_t head) {
     const std::int32_t size = kv_.head_size, kv_head = head / (a.heads / kv_.kv_heads);
-    const std::int32_t keys = a.batch->positions[static_cast<std::size_t>(row)] + 1;
+    const std::int32_t keys = batch_->positions[static_cast<std::size_t>(row)] + 1;
     const std::int64_t at = (std::int64_t{row} * a.heads + head) * size;
     const auto cached = [&](std::int32_t j) {
       const std::int32_t page =
-          a.batch->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
+          batch_->block_table[static_cast<std::size_t>(s.first_page + j / kv_.page_size)];
       return head_at(a.layer, std::int64_t{page} * kv_.page_size + j % kv_.page_size, kv_head);
     };
+    const float* q = static_cast<const float*>(a.q);
     float* scores = scores_.at_least(keys);
     for (std::int32_t j = 0; j < keys; ++j) {
       const std::byte* k = cached(j);
       float acc = 0;
-      for (std::int32_t d = 0; d < size; ++d) acc = std::fma(a.q[at + d], key(k, d), acc);
+      for (std::int32_t d = 0; d < size; ++d) acc = std::fma(q[at + d], key(k, d), acc);
       if (kv_.type == KvType::f16) acc = acc * key_scale(k);
       scores[j] = acc * a.scale;
     }
@@ -416,16 +491,17 @@ class ReferenceBackend final : public Backend {
           acc = std::fma(scores[j], value(cached(j), d), acc);
         total = chunk == 0 ? acc : total + acc;
       }
-      a.out[at + d] = total / sum;
+      static_cast<float*>(a.out)[at + d] = total / sum;
     }
   }
 
+  const Batch* batch_ = nullptr;  // of the step under way
   Counters counters_;
   std::vector<Matrix> matrices_;
   std::vector<Bytes> buffers_;
   KvLayout kv_;
   Bytes pool_;
-  Scratch weights_, scores_;
+  Scratch weights_, scores_, sums_;
   const reference::ChainsFn chains_ = reference::chains_for_this_machine();
 };
 

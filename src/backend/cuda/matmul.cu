@@ -1,0 +1,163 @@
+// Checks a call, sorts its matrices into groups that one launch can take, chooses the kernel.
+#include <algorithm>
+
+#include "backend/cuda/matmul_kernels.cuh"
+
+namespace herd::cuda {
+namespace {
+
+constexpr int kMaxRows = 65535 * 32;
+
+__global__ void swiglu_kernel(const float* gate, const float* up, __half* out, int n, int stride) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const long long at = static_cast<long long>(blockIdx.y) * n + i;
+  out[static_cast<long long>(blockIdx.y) * stride + i] = __float2half_rn(silu(gate[at]) * up[at]);
+}
+
+bool valid(const MatmulCall& call) {
+  if (call.n_weights < 1 || call.n_weights > 3 || call.rows < 1 || call.rows > kMaxRows ||
+      call.x == nullptr)
+    return false;
+  for (int i = 0; i < call.n_weights; ++i) {
+    const PackedMatrix* w = call.weights[i];
+    if (w == nullptr || w->data == nullptr || w->rows < 1 || w->columns < 32 ||
+        w->columns % 32 != 0 || w->columns != call.weights[0]->columns)
+      return false;
+    if (call.out[i] == nullptr && (i == 0 || call.epilogue != Epilogue::SWIGLU_F16)) return false;
+  }
+  return call.epilogue != Epilogue::SWIGLU_F16 ||
+         (call.n_weights == 2 && call.weights[0]->rows == call.weights[1]->rows);
+}
+
+/// Gate and up of different layouts or chains cannot meet in one kernel.
+bool swiglu_apart(const MatmulCall& call) {
+  return call.epilogue == Epilogue::SWIGLU_F16 && call.n_weights == 2 &&
+         layout_of(call.weights[0]->type) != layout_of(call.weights[1]->type);
+}
+
+/// Says whether this device runs code compiled for sm_90a: only that has shared memory here.
+__global__ void hopper_probe(int* out) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  __shared__ int mark[32];
+  mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  *out = mark[(threadIdx.x + 1) % 32];
+#endif
+}
+
+cudaError_t device_limits(DeviceLimits& limits) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  get(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
+  get(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  get(limits.major, cudaDevAttrComputeCapabilityMajor);
+  if (error != cudaSuccess || limits.major != 9) return error;
+  cudaFuncAttributes probe;
+  error = cudaFuncGetAttributes(&probe, hopper_probe);
+  limits.wgmma = error == cudaSuccess && probe.sharedSizeBytes > 0;
+  return error;
+}
+
+template <Layout L>
+cudaError_t run_layout(Path path, const Work& work, const DeviceLimits& limits,
+                       cudaStream_t stream) {
+  if (path == Path::wgmma && !limits.wgmma) return cudaErrorInvalidDevice;
+  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > 16))
+    return wgmma_matmul<L>(work, limits, stream);
+  return stream_matmul<L>(work, limits, stream);
+}
+cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& limits,
+                cudaStream_t stream) {
+  switch (layout) {
+#define HERD_LAYOUT(L) \
+  case Layout::L: return run_layout<Layout::L>(path, work, limits, stream);
+    HERD_LAYOUT(F16)
+    HERD_LAYOUT(Q8)
+    HERD_LAYOUT(Q4)
+    HERD_LAYOUT(Q4M)
+    HERD_LAYOUT(Q5)
+    HERD_LAYOUT(Q5M) HERD_LAYOUT(K4) HERD_LAYOUT(K5) HERD_LAYOUT(K6) HERD_LAYOUT(K2) HERD_LAYOUT(K8)
+#undef HERD_LAYOUT
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+int chains(quant::Type type, int rows, int columns) {
+  const int wanted = rows <= 8192 ? kMostChains : rows <= 32768 ? 2 : 1;
+  const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
+  int c = 1;
+  while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;
+  return c;
+}
+
+std::size_t workspace_bytes(const MatmulCall& call) {
+  if (!swiglu_apart(call)) return 0;
+  return sizeof(float) * 2 * static_cast<std::size_t>(call.rows) *
+         static_cast<std::size_t>(call.weights[0]->rows);
+}
+
+cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
+  if (!valid(call)) return cudaErrorInvalidValue;
+  DeviceLimits limits;
+  cudaError_t error = device_limits(limits);
+  if (error != cudaSuccess) return error;
+
+  if (swiglu_apart(call)) {
+    if (call.workspace == nullptr) return cudaErrorInvalidValue;
+    const int n = call.weights[0]->rows;
+    float* gate = static_cast<float*>(call.workspace);
+    float* up = gate + static_cast<long long>(call.rows) * n;
+    MatmulCall both = call;
+    both.epilogue = Epilogue::F32;
+    both.out[0] = gate, both.out[1] = up;
+    both.out_stride[0] = both.out_stride[1] = n;
+    error = matmul_on(path, both, stream);
+    if (error != cudaSuccess) return error;
+    const int stride = call.out_stride[0] != 0 ? call.out_stride[0] : n;
+    for (int row = 0; row < call.rows; row += 65535) {
+      const dim3 grid((n + 255) / 256, std::min(call.rows - row, 65535));
+      const long long at = static_cast<long long>(row) * n;
+      swiglu_kernel<<<grid, 256, 0, stream>>>(
+          gate + at, up + at,
+          static_cast<__half*>(call.out[0]) + static_cast<long long>(row) * stride, n, stride);
+    }
+    return cudaGetLastError();
+  }
+
+  bool done[3] = {};
+  for (int i = 0; i < call.n_weights; ++i) {
+    if (done[i]) continue;
+    const PackedMatrix& lead = *call.weights[i];
+    const Layout layout = layout_of(lead.type);
+    Work work{};
+    work.chains = chains(lead.type, lead.rows, lead.columns);
+    work.k_tiles = (lead.columns + tile_k(layout) - 1) / tile_k(layout);
+    work.x = call.x, work.rows = call.rows, work.columns = lead.columns;
+    work.epilogue = call.epilogue;
+    for (int j = i; j < call.n_weights; ++j) {
+      const PackedMatrix& m = *call.weights[j];
+      if (done[j] || layout_of(m.type) != layout ||
+          chains(m.type, m.rows, m.columns) != work.chains)
+        continue;
+      done[j] = true;
+      work.matrix[work.n_matrices++] = {static_cast<const std::uint8_t*>(m.data), call.out[j],
+                                        m.rows,
+                                        call.out_stride[j] != 0 ? call.out_stride[j] : m.rows};
+    }
+    error = run(path, layout, work, limits, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t matmul(const MatmulCall& call, cudaStream_t stream) {
+  return matmul_on(Path::automatic, call, stream);
+}
+
+}  // namespace herd::cuda

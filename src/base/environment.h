@@ -1,0 +1,9 @@
+// The one place that reads the environment. Names are listed in docs/environment.md.
+#pragma once
+
+namespace herd {
+
+/// Whether the variable is set to anything but "" and "0".
+bool environment_flag(const char* name);
+
+}  // namespace herd
