@@ -34,24 +34,26 @@ struct TypeInfo {
   int block;          // values per block
   int bytes;          // bytes per block
   bool can_quantize;  // quantize() supports it
+  int group;          // values that share a scale; 0: values are kept as they are
+  bool has_min;       // value = scale * code + min; without one, scale * code
 };
 
 inline constexpr TypeInfo kTypes[] = {
-    {Type::F32, "F32", 1, 4, true},
-    {Type::F16, "F16", 1, 2, true},
-    {Type::BF16, "BF16", 1, 2, true},
-    {Type::Q4_0, "Q4_0", 32, 18, true},
-    {Type::Q4_1, "Q4_1", 32, 20, true},
-    {Type::Q5_0, "Q5_0", 32, 22, true},
-    {Type::Q5_1, "Q5_1", 32, 24, true},
-    {Type::Q8_0, "Q8_0", 32, 34, true},
-    {Type::Q2_K, "Q2_K", 256, 84, false},
-    {Type::Q3_K, "Q3_K", 256, 110, false},
-    {Type::Q4_K, "Q4_K", 256, 144, true},
-    {Type::Q5_K, "Q5_K", 256, 176, true},
-    {Type::Q6_K, "Q6_K", 256, 210, true},
-    {Type::IQ4_NL, "IQ4_NL", 32, 18, false},
-    {Type::IQ4_XS, "IQ4_XS", 256, 136, false},
+    {Type::F32, "F32", 1, 4, true, 0, false},
+    {Type::F16, "F16", 1, 2, true, 0, false},
+    {Type::BF16, "BF16", 1, 2, true, 0, false},
+    {Type::Q4_0, "Q4_0", 32, 18, true, 32, false},
+    {Type::Q4_1, "Q4_1", 32, 20, true, 32, true},
+    {Type::Q5_0, "Q5_0", 32, 22, true, 32, false},
+    {Type::Q5_1, "Q5_1", 32, 24, true, 32, true},
+    {Type::Q8_0, "Q8_0", 32, 34, true, 32, false},
+    {Type::Q2_K, "Q2_K", 256, 84, false, 16, true},
+    {Type::Q3_K, "Q3_K", 256, 110, false, 16, false},
+    {Type::Q4_K, "Q4_K", 256, 144, true, 32, true},
+    {Type::Q5_K, "Q5_K", 256, 176, true, 32, true},
+    {Type::Q6_K, "Q6_K", 256, 210, true, 16, false},
+    {Type::IQ4_NL, "IQ4_NL", 32, 18, false, 32, false},
+    {Type::IQ4_XS, "IQ4_XS", 256, 136, false, 32, false},
 };
 
 /// The row of `type`, or nullptr if herd does not read it.
@@ -82,6 +84,13 @@ constexpr std::int64_t row_bytes(Type type, std::int64_t columns) {
 /// values[i] = the f32 value of element i, bit-exactly as the GGUF reference defines it.
 /// REQUIRES: values.size() is a multiple of the block and bytes holds exactly those blocks.
 void dequantize(Type type, std::span<const std::byte> bytes, std::span<float> values);
+
+/// The same values in the parts the blocks are made of: value i is scales[g] * codes[i] + mins[g]
+/// with g = i / group, every product exact; mins are left alone where the type has none. Products
+/// with activations are summed over codes, one group at a time (docs/numerics.md). REQUIRES:
+/// type_info(type).group > 0; sizes as for dequantize, scales and mins one per group.
+void decompose(Type type, std::span<const std::byte> bytes, float* codes, float* scales,
+               float* mins);
 
 /// The inverse, deterministic, each block on its own. Types with one scale per 32 values use the
 /// usual formulas (bytes as other writers give them); K-quants search their scales for the least

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -61,6 +62,20 @@ TEST_P(GoldenBlocks, ABlockDoesNotDependOnItsNeighbours) {
   for (std::size_t i = 0; i < 16; ++i) {
     dequantize(type.type, std::span(blocks).subspan(i * bytes, bytes), values);
     ASSERT_EQ(first_difference(values, std::span(expected).subspan(i * block, block)), -1) << i;
+  }
+}
+
+TEST_P(GoldenBlocks, PartsMakeTheValuesExactly) {
+  const TypeInfo& type = type_info(GetParam());
+  const auto blocks = read_all<std::byte>(std::string(type.name) + ".blocks");
+  const auto expected = read_all<float>(std::string(type.name) + ".f32");
+  std::vector<float> codes(expected.size()), scales(expected.size() / 16), mins(scales.size());
+  decompose(type.type, blocks, codes.data(), scales.data(), mins.data());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const std::size_t g = i / static_cast<std::size_t>(type.group);
+    const float value = std::fma(scales[g], codes[i], type.has_min ? mins[g] : -0.0f);
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(value), std::bit_cast<std::uint32_t>(expected[i])) << i;
+    ASSERT_TRUE(std::abs(codes[i]) <= 128 && codes[i] == std::round(codes[i])) << codes[i];
   }
 }
 

@@ -72,8 +72,8 @@ void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& 
   tile.n_keys = n_keys;
   tile.pages = batch_->block_table.data() + sequence.first_page;
   tile.page_size = kv_.page_size;
-  tile.keys = keys_.get() + layer_heads * key_bytes;
-  tile.values = values_.get() + layer_heads * value_bytes;
+  tile.keys = keys_ + layer_heads * key_bytes;
+  tile.values = values_ + layer_heads * value_bytes;
   tile.key_page_bytes = kv_.kv_heads * key_bytes;
   tile.value_page_bytes = kv_.kv_heads * value_bytes;
   tile.head_size = size;

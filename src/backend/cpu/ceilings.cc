@@ -34,18 +34,6 @@ double best_seconds(ThreadPool& pool, Work&& work) {
   return best;
 }
 
-/// Adds up a share of `data` in independent sums the compiler can keep in vectors.
-std::uint64_t read_share(const std::vector<std::uint64_t>& data, int share, int shares) {
-  const std::size_t n = data.size() / static_cast<std::size_t>(shares) / 64 * 64;
-  const std::uint64_t* p = data.data() + n * static_cast<std::size_t>(share);
-  std::uint64_t sums[64] = {};
-  for (std::size_t i = 0; i < n; i += 64)
-    for (std::size_t l = 0; l < 64; ++l) sums[l] ^= p[i + l];
-  std::uint64_t sum = 0;
-  for (std::uint64_t s : sums) sum ^= s;
-  return sum;
-}
-
 }  // namespace
 
 MeasuredCeilings measure_ceilings(int threads) {
@@ -53,15 +41,16 @@ MeasuredCeilings measure_ceilings(int threads) {
                               : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   const std::size_t slots = static_cast<std::size_t>(pool.threads());
   MeasuredCeilings out = {};
-  {
-    std::vector<std::uint64_t> data(kReadBytes / 8, 1);
-    std::vector<std::uint64_t> sinks(slots * 8);
-    const double seconds = best_seconds(pool, [&](int share, int) {
-      sinks[static_cast<std::size_t>(share) * 8] += read_share(data, share, pool.threads());
-    });
-    out.read_bytes_per_second = static_cast<double>(kReadBytes) / seconds;
-  }
   const cpu::KernelTable& table = cpu::widest_table();
+  cpu::Arena arena;  // as the weights are kept
+  if (const auto* data = reinterpret_cast<const float*>(arena.take(kReadBytes)); data != nullptr) {
+    const std::int64_t share = kReadBytes / 4 / pool.threads() / 128 * 128;
+    std::vector<float> found(slots * 16);
+    const double seconds = best_seconds(pool, [&](int i, int) {
+      found[static_cast<std::size_t>(i) * 16] = table.read(data + i * share, share);
+    });
+    out.read_bytes_per_second = static_cast<double>(4 * share * pool.threads()) / seconds;
+  }
   std::vector<float> sinks(slots * 16);
   std::vector<std::int64_t> done(slots);
   const double seconds = best_seconds(pool, [&](int share, int) {

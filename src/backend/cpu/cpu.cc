@@ -73,7 +73,7 @@ Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
            static_cast<std::int32_t>((source.rows + 31) / 32 * 2),
            panel_bytes(source.type, source.columns),
            nullptr};
-  m.data.reset(static_cast<std::byte*>(allocate_aligned(m.panels * m.panel_bytes)));
+  m.data = weights_.take(m.panels * m.panel_bytes);
   if (m.data == nullptr)
     return Error{Code::resource_exhausted, fmt::format("matrix {}: no memory for {} bytes",
                                                        source.name, m.panels * m.panel_bytes)};
@@ -86,16 +86,18 @@ Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
   for (std::int32_t first = 0; first * kPanelRows < m.rows; first += slab) {
     const std::int32_t n_rows = std::min(slab * kPanelRows, m.rows - first * kPanelRows);
     const std::span<std::byte> bytes(raw.data(), static_cast<std::size_t>(n_rows * row_bytes));
-    if (Status status = source.read(first * kPanelRows, n_rows, bytes); !status.ok())
+    if (Status status = source.read(first * kPanelRows, n_rows, bytes); !status.ok()) {
+      weights_.release_to(matrices_.size());
       return status.error();
+    }
     pool_.run((n_rows + kPanelRows - 1) / kPanelRows, [&](int panel, int) {
       const int rows = std::min(kPanelRows, n_rows - panel * kPanelRows);
-      pack_panel(m.type, m.columns, rows, raw.data() + panel * kPanelRows * row_bytes,
-                 {m.data.get() + (first + panel) * m.panel_bytes,
-                  static_cast<std::size_t>(m.panel_bytes)});
+      pack_panel(
+          m.type, m.columns, rows, raw.data() + panel * kPanelRows * row_bytes,
+          {m.data + (first + panel) * m.panel_bytes, static_cast<std::size_t>(m.panel_bytes)});
     });
   }
-  matrices_.push_back(std::move(m));
+  matrices_.push_back(m);
   return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
 }
 
@@ -108,7 +110,8 @@ Result<void*> CpuBackend::allocate(std::int64_t bytes) {
 }
 
 void CpuBackend::release_to(MemoryMark mark) {
-  while (matrices_.size() > mark.matrices) matrices_.pop_back();
+  matrices_.resize(std::min(matrices_.size(), mark.matrices));
+  weights_.release_to(matrices_.size());
   while (buffers_.size() > mark.buffers) buffers_.pop_back();
 }
 
@@ -122,8 +125,9 @@ Status CpuBackend::create_kv(const KvLayout& layout) {
                                             layout.head_size, kMaxHeadSize)};
   const std::int64_t rows =
       std::int64_t{layout.layers} * layout.kv_heads * layout.page_size * layout.pages;
-  keys_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.key_bytes())));
-  values_.reset(static_cast<std::byte*>(allocate_aligned(rows * layout.value_bytes())));
+  pool_memory_.release_to(0);
+  keys_ = pool_memory_.take(rows * layout.key_bytes());
+  values_ = keys_ == nullptr ? nullptr : pool_memory_.take(rows * layout.value_bytes());
   if (keys_ == nullptr || values_ == nullptr)
     return {Code::resource_exhausted,
             fmt::format("KV pool: no memory for {} bytes", layout.bytes())};
@@ -137,9 +141,10 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
   Scratch s = {};
   if (max_rows > std::min(table_.fused_rows, kPackedFused - 1)) {
     s.packed = std::int64_t{max_rows} * max_columns;
-    s.unpacked = std::int64_t{table_.tile_panels} * kChunk * kPanelRows;
+    s.unpacked = table_.tile_panels * static_cast<std::int64_t>(sizeof(UnpackedPanel) / 4);
     s.totals = row_block * table_.tile_panels * kPanelRows;
   }
+  for (int i = 0; i < 2; ++i) s.sums[i] = std::int64_t{max_rows} * (max_columns / sums_[i].group);
   s.query = std::int64_t{kMaxTileRows} * kMaxHeadSize;
   s.scores = std::int64_t{table_.tile_rows} * ((max_context + 31) / 32 * 32);
   return s;
@@ -147,7 +152,8 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
 
 std::int64_t CpuBackend::scratch_bytes(const StepLimits& limits) const {
   const Scratch s = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
-  return 4 * (s.packed + pool_.threads() * (s.unpacked + s.totals + s.query + s.scores));
+  return 4 * (s.packed + 2 * (s.sums[0] + s.sums[1]) +
+              pool_.threads() * (s.unpacked + s.totals + s.query + s.scores));
 }
 
 Status CpuBackend::reserve_scratch(const StepLimits& limits) {
@@ -156,6 +162,11 @@ Status CpuBackend::reserve_scratch(const StepLimits& limits) {
   packed_.reset(static_cast<float*>(allocate_aligned(4 * wanted.packed)));
   thread_scratch_.clear();
   bool ok = packed_ != nullptr;
+  for (int i = 0; i < 2; ++i)
+    for (AlignedArray<float>* sums : {&sums_[i].rows, &sums_[i].packed}) {
+      sums->reset(static_cast<float*>(allocate_aligned(4 * wanted.sums[i])));
+      ok = ok && *sums != nullptr;
+    }
   for (int t = 0; t < pool_.threads(); ++t) {
     thread_scratch_.emplace_back(static_cast<float*>(allocate_aligned(4 * each)));
     ok = ok && thread_scratch_.back() != nullptr;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/arena.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
 #include "base/memory.h"
@@ -30,7 +31,7 @@ struct Matrix {
   quant::Type type;
   std::int32_t rows, columns, panels;
   std::int64_t panel_bytes;
-  AlignedArray<std::byte> data;
+  std::byte* data;
 };
 
 class CpuBackend final : public Backend {
@@ -76,6 +77,7 @@ class CpuBackend final : public Backend {
  private:
   struct Scratch {          // floats, per thread unless said otherwise
     std::int64_t packed;    // shared: inputs of a matmul, packed for the tiles
+    std::int64_t sums[2];   // shared: of groups of 16 and of 32 inputs, as rows and packed
     std::int64_t unpacked;  // panels of one chunk
     std::int64_t totals;    // outputs of one row block
     std::int64_t query;     // attention's packed queries
@@ -97,7 +99,11 @@ class CpuBackend final : public Backend {
   void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
   void store(const RopeStoreArgs& args);
   void products(const ProductArgs& args);
-  void matmul_fused(const ProductArgs& args, bool packed);
+  void sum_inputs(const ProductArgs& args);
+  void pack_input(const ProductArgs& args, std::int32_t first, std::int32_t rows, std::int32_t k0,
+                  std::int32_t k1);
+  const float* sums_of(const Matrix& m, std::int32_t row, bool packed) const;
+  void matmul_fused(const ProductArgs& args);
   void matmul_tiled(const ProductArgs& args);
   void pack_inputs(const ProductArgs& args, std::int32_t columns);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
@@ -115,14 +121,22 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   Counters counters_;
   std::vector<Matrix> matrices_;
+  Arena weights_;  // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
   const Batch* batch_ = nullptr;  // of the step under way
   KvLayout kv_;
-  AlignedArray<std::byte> keys_, values_;
+  Arena pool_memory_;
+  std::byte *keys_ = nullptr, *values_ = nullptr;
 
   Scratch scratch_ = {};
   AlignedArray<float> packed_;
+  struct InputSums {
+    std::int32_t group;
+    bool wanted;                       // by the product under way
+    AlignedArray<float> rows, packed;  // [rows][columns / group]; packed as the inputs are
+  };
+  InputSums sums_[2] = {{16, false, {}, {}}, {32, false, {}, {}}};
   std::vector<AlignedArray<float>> thread_scratch_;  // unpacked, totals, query, scores in a row
 };
 

@@ -21,19 +21,24 @@ std::int32_t tile_count(std::int32_t n, std::int32_t most) {
   return (n + most - 1) / most;
 }
 
-/// The largest of kFusedSizes for `rows` more rows, as an index; packed inputs are not always
-/// there.
-int fused_size(std::int32_t rows, bool packed) {
+/// The largest of kFusedSizes that `table` has and `rows` more rows fill, as an index.
+int fused_size(const KernelTable& table, std::int32_t rows) {
   int size = 0;
   while (size + 1 < kFusedKinds && kFusedSizes[size + 1] <= rows &&
-         (packed || kFusedSizes[size + 1] < kPackedFused))
+         table.fused[0][size + 1] != nullptr)
     ++size;
   return size;
 }
 /// Weights are decoded once per kernel called: past two of them a single unpacking is the cheaper.
-bool few_fused(std::int32_t rows) {
-  rows -= kFusedSizes[fused_size(rows, true)];
-  return rows == 0 || rows == kFusedSizes[fused_size(rows, true)];
+bool few_fused(const KernelTable& table, std::int32_t rows) {
+  rows -= kFusedSizes[fused_size(table, rows)];
+  return rows == 0 || rows == kFusedSizes[fused_size(table, rows)];
+}
+
+/// Inputs that are summed before a scale is applied.
+std::int32_t group_of(const Matrix& m) {
+  const int group = quant::type_info(m.type).group;
+  return group == 0 ? kChunk : group;
 }
 
 /// Rows [rows][columns] to [columns][rows], for inputs [k0, k1).
@@ -63,12 +68,50 @@ void CpuBackend::products(const ProductArgs& args) {
     ++counters_.matmuls;
   }
   if (args.rows == 0) return;
-  const std::int64_t inputs = std::int64_t{args.rows} * matrix(args.weights[0]).columns;
-  const bool packs = inputs <= scratch_.packed;  // no scratch: the small fused kernels only
-  if (!packs || (args.rows <= table_.fused_rows && few_fused(args.rows)))
-    matmul_fused(args, packs && table_.fused[0][kFusedKinds - 1] != nullptr);
+  sum_inputs(args);
+  if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
+    matmul_fused(args);
   else
     matmul_tiled(args);
+}
+
+/// Sums of each group of inputs, for every size of group among the weights that have mins.
+void CpuBackend::sum_inputs(const ProductArgs& args) {
+  for (InputSums& sums : sums_) sums.wanted = false;
+  for (std::int32_t i = 0; i < args.n_weights; ++i) {
+    const Matrix& m = matrix(args.weights[i]);
+    const quant::TypeInfo& info = quant::type_info(m.type);
+    InputSums& sums = sums_[info.group == 16 ? 0 : 1];
+    if (!info.has_min || sums.wanted) continue;
+    sums.wanted = true;
+    for_each(args.rows, m.columns, [&](std::int64_t row) {
+      table_.group_sums(args.x + row * m.columns, m.columns, info.group,
+                        sums.rows.get() + row * (m.columns / info.group));
+    });
+  }
+}
+
+/// Rows [first, first + rows) for a kernel that takes them side by side: inputs [k0, k1).
+void CpuBackend::pack_input(const ProductArgs& args, std::int32_t first, std::int32_t rows,
+                            std::int32_t k0, std::int32_t k1) {
+  const std::int32_t columns = matrix(args.weights[0]).columns;
+  const std::int64_t at = std::int64_t{first} * columns;
+  pack_rows(args.x + at, columns, rows, k0, k1, packed_.get() + at);
+  for (const InputSums& sums : sums_) {
+    if (!sums.wanted) continue;
+    const std::int32_t groups = columns / sums.group;
+    const std::int64_t sums_at = std::int64_t{first} * groups;
+    pack_rows(sums.rows.get() + sums_at, groups, rows, k0 / sums.group, k1 / sums.group,
+              sums.packed.get() + sums_at);
+  }
+}
+
+/// Where the sums of row `row` for a matrix stand, or null if it needs none.
+const float* CpuBackend::sums_of(const Matrix& m, std::int32_t row, bool packed) const {
+  const quant::TypeInfo& info = quant::type_info(m.type);
+  if (!info.has_min) return nullptr;
+  const InputSums& sums = sums_[info.group == 16 ? 0 : 1];
+  return (packed ? sums.packed : sums.rows).get() + std::int64_t{row} * (m.columns / info.group);
 }
 
 namespace {
@@ -98,16 +141,14 @@ void store_totals(const float* totals, std::int32_t width, std::int32_t rows, st
 
 }  // namespace
 
-void CpuBackend::matmul_fused(const ProductArgs& args, bool packed) {
+void CpuBackend::matmul_fused(const ProductArgs& args) {
   const std::int32_t columns = matrix(args.weights[0]).columns;
   for (std::int32_t row = 0; row < args.rows;) {
-    const std::int32_t rows = kFusedSizes[fused_size(args.rows - row, packed)];
+    const std::int32_t rows = kFusedSizes[fused_size(table_, args.rows - row)];
     if (rows >= kPackedFused)
       for_each((columns + kPackPiece - 1) / kPackPiece, rows * kPackPiece, [&](std::int64_t i) {
         const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
-        const std::int64_t at = std::int64_t{row} * columns;
-        pack_rows(args.x + at, columns, rows, k0, std::min(columns, k0 + kPackPiece),
-                  packed_.get() + at);
+        pack_input(args, row, rows, k0, std::min(columns, k0 + kPackPiece));
       });
     row += rows;
   }
@@ -123,10 +164,11 @@ void CpuBackend::matmul_fused(const ProductArgs& args, bool packed) {
     const Matrix& m = matrix(args.weights[run.weight]);
     const auto& kernels = table_.fused[type_index(m.type)];
     for (std::int32_t row = 0; row < args.rows;) {
-      const int size = fused_size(args.rows - row, packed);
-      const float* x = kFusedSizes[size] >= kPackedFused ? packed_.get() : args.x;
-      kernels[size]({m.data.get(), m.panel_bytes, run.first, run.count, m.columns,
-                     x + std::int64_t{row} * m.columns,
+      const int size = fused_size(table_, args.rows - row);
+      const bool packed = kFusedSizes[size] >= kPackedFused;
+      const float* x = packed ? packed_.get() : args.x;
+      kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
+                     x + std::int64_t{row} * m.columns, sums_of(m, row, packed),
                      args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add});
       row += kFusedSizes[size];
     }
@@ -138,8 +180,7 @@ void CpuBackend::pack_inputs(const ProductArgs& args, std::int32_t columns) {
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   for_each(tiles, std::int64_t{table_.tile_rows} * columns, [&](std::int64_t t) {
     const TileRows rows = tile_rows(args.rows, table_.tile_rows, static_cast<std::int32_t>(t));
-    const std::int64_t at = std::int64_t{rows.first} * columns;
-    pack_rows(args.x + at, columns, rows.rows, 0, columns, packed_.get() + at);
+    pack_input(args, rows.first, rows.rows, 0, columns);
   });
 }
 
@@ -162,31 +203,35 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
 
 void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* out,
                               std::int32_t first_panel, std::int32_t n_panels, int thread) {
-  float* unpacked = thread_scratch_[static_cast<std::size_t>(thread)].get();
-  float* totals = unpacked + scratch_.unpacked;
+  float* scratch = thread_scratch_[static_cast<std::size_t>(thread)].get();
+  auto* unpacked = reinterpret_cast<UnpackedPanel*>(scratch);
+  float* totals = scratch + scratch_.unpacked;
   const UnpackFn unpack = table_.unpack[type_index(m.type)];
   const auto& tiles_by_rows = table_.tile[n_panels - 1];
-  const std::int32_t width = n_panels * kPanelRows;
+  const std::int32_t group = group_of(m), width = n_panels * kPanelRows;
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   const std::int32_t block = kRowBlock / table_.tile_rows;  // tiles per block of rows
   for (std::int32_t t0 = 0; t0 < tiles; t0 += block) {
     const std::int32_t t1 = std::min(tiles, t0 + block);
     const std::int32_t base = tile_rows(args.rows, table_.tile_rows, t0).first;
+    const TileRows last = tile_rows(args.rows, table_.tile_rows, t1 - 1);
+    const std::int32_t rows_in_block = last.first + last.rows - base;
+    std::fill_n(totals, rows_in_block * width, 0.0f);
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);
       for (std::int32_t p = 0; p < n_panels; ++p)
-        unpack(m.data.get() + (first_panel + p) * m.panel_bytes, k0, n,
-               unpacked + p * kChunk * kPanelRows);
+        unpack(m.data + (first_panel + p) * m.panel_bytes, k0, n, unpacked[p]);
       for (std::int32_t t = t0; t < t1; ++t) {
         const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
-        const float* x =
-            packed_.get() + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows;
+        const float* sums = sums_of(m, rows.first, true);
         tiles_by_rows[rows.rows - 1](
-            {unpacked, x, n, totals + std::int64_t{rows.first - base} * width, k0 == 0});
+            {unpacked,
+             packed_.get() + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
+             sums == nullptr ? nullptr : sums + k0 / group * rows.rows, n, group,
+             totals + std::int64_t{rows.first - base} * width});
       }
     }
-    const TileRows last = tile_rows(args.rows, table_.tile_rows, t1 - 1);
-    store_totals(totals, width, last.first + last.rows - base, first_panel * kPanelRows, m.rows,
+    store_totals(totals, width, rows_in_block, first_panel * kPanelRows, m.rows,
                  out + std::int64_t{base} * m.rows, args.add);
   }
 }

@@ -12,16 +12,20 @@ void CpuBackend::embed(const EmbedArgs& args) {
   // output matrix. A panel holds 16 rows: unpack chunks of it and pick one lane.
   const Matrix& m = matrix(args.table);
   const UnpackFn unpack = table_.unpack[type_index(m.type)];
+  const quant::TypeInfo& info = quant::type_info(m.type);
   for_each(args.rows, m.columns * 8, [&](std::int64_t i) {
-    alignas(64) float chunk[kChunk * kPanelRows];
+    UnpackedPanel chunk;
     const TokenId id = batch_->ids[static_cast<std::size_t>(i)];
-    const std::byte* panel = m.data.get() + id / kPanelRows * m.panel_bytes;
+    const std::byte* panel = m.data + id / kPanelRows * m.panel_bytes;
     float* out = args.out + i * m.columns;
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);
       unpack(panel, k0, n, chunk);
-      for (std::int32_t k = 0; k < n; ++k)  // adding +0 makes -0 +0: packed formats have no -0
-        out[k0 + k] = chunk[k * kPanelRows + id % kPanelRows] + 0.0f;
+      for (std::int32_t k = 0; k < n; ++k) {
+        const std::int32_t g = info.group == 0 ? 0 : k / info.group, lane = id % kPanelRows;
+        const float min = info.has_min ? chunk.mins[g][lane] : 0.0f;
+        out[k0 + k] = chunk.scales[g][lane] * chunk.codes[k][lane] + min + 0.0f;
+      }
     }
   });
 }
@@ -102,8 +106,8 @@ void CpuBackend::store(const RopeStoreArgs& args) {
     const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
     for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
       const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
-      std::byte* keys = keys_.get() + at * key_bytes;
-      std::byte* values = values_.get() + at * value_bytes;
+      std::byte* keys = keys_ + at * key_bytes;
+      std::byte* values = values_ + at * value_bytes;
       const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
       if (kv_.type == KvType::f32)
         store_head(args.k + x, args.v + x, keys, values, offset, kv_);

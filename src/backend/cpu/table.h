@@ -12,7 +12,8 @@
 
 namespace herd::cpu {
 
-inline constexpr int kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
+inline constexpr int kChunk = 256;      // inputs (or keys) per accumulator: docs/numerics.md
+inline constexpr int kLeastGroup = 16;  // inputs that share a scale, at least
 inline constexpr int kFusedSizes[] = {1, 2, 4, 8, 16};  // row counts a fused kernel may exist for
 inline constexpr int kFusedKinds = static_cast<int>(std::size(kFusedSizes));
 inline constexpr int kPackedFused = 8;   // from this size on, fused kernels take packed inputs
@@ -34,22 +35,32 @@ struct FusedArgs {
   std::int64_t panel_bytes;
   std::int32_t first_panel, n_panels;  // n_panels is even: matrices are padded to pairs of panels
   std::int32_t columns;
-  const float* x;  // [rows][columns]; from kPackedFused rows on [columns][rows]
-  float* out;      // [rows][outputs]
+  const float* x;     // [rows][columns]; from kPackedFused rows on [columns][rows]
+  const float* sums;  // [rows][groups] of x, or [groups][rows] likewise; read if the type has mins
+  float* out;         // [rows][outputs]
   std::int32_t outputs;
   bool add;
 };
 
-/// Weights of one panel for inputs [k0, k0 + n) as floats [n][16]; k0 is a multiple of kChunk.
-using UnpackFn = void (*)(const std::byte* panel, std::int32_t k0, std::int32_t n, float* out);
+/// A chunk of one panel as floats. Types without groups have values for codes and one group with a
+/// scale of 1.
+struct UnpackedPanel {
+  float codes[kChunk][16];
+  float scales[kChunk / kLeastGroup][16];
+  float mins[kChunk / kLeastGroup][16];  // left alone if the type has none
+};
+/// Inputs [k0, k0 + n) of a panel; k0 is a multiple of the type's group.
+using UnpackFn = void (*)(const std::byte* panel, std::int32_t k0, std::int32_t n,
+                          UnpackedPanel& to);
 
-/// One tile: `rows` rows (packed [n][rows]) times `panels` unpacked panels, one chunk of inputs.
+/// One tile: `rows` rows (packed [n][rows]) times neighbouring panels, one chunk of inputs.
 struct TileArgs {
-  const float* weights;  // [panels][kChunk][16]
-  const float* x;        // [n][rows]
-  std::int32_t n;        // inputs in this chunk, <= kChunk
-  float* total;          // [rows][panels * 16]: = on the first chunk, += after
-  bool first;
+  const UnpackedPanel* panels;
+  const float* x;      // [n][rows]
+  const float* sums;   // [groups][rows] of x if the type has mins, or null
+  std::int32_t n;      // inputs in this chunk, <= kChunk
+  std::int32_t group;  // inputs that share a scale
+  float* total;        // [rows][panels * 16] +=
 };
 
 /// Up to tile_rows queries of one sequence and one kv head against that head's keys and values.
@@ -97,6 +108,8 @@ struct KernelTable {
   void (*rope)(float* head, const float* table, std::int32_t rope_size);
   void (*swiglu)(const float* gate, const float* up, float* out, std::int64_t n);
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
+  /// out[g] = the 16-lane sum of group g of x; group is 16 or 32.
+  void (*group_sums)(const float* x, std::int32_t n, std::int32_t group, float* out);
   float (*row_max)(const float* x, std::int32_t n);
   float (*row_exp_sum)(float* x, float max, std::int32_t n);  // x = exp(x - max); the sum
   void (*row_divide)(float* x, float by, std::int32_t n);
@@ -107,6 +120,8 @@ struct KernelTable {
   void (*to_half)(const float* x, std::uint16_t* out, std::int32_t n);
   /// x as 16-bit integers; returns their scale. NaN if any x is not finite.
   float (*to_int16)(const float* x, std::uint16_t* out, std::int32_t n);
+  /// Read rate: reads `n` floats, a multiple of 128, and returns something that depends on them.
+  float (*read)(const float* x, std::int64_t n);
   /// Floating-point rate: runs `n` independent fma chains, returns the operations done.
   std::int64_t (*burn)(std::int64_t n, float* sink);
 };

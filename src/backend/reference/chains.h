@@ -1,5 +1,5 @@
-// The one hot loop of the oracle: eight chains of fma side by side, because a chain alone waits for
-// each step and a call of the C library's fma costs more than the step.
+// The one hot loop of the oracle: eight outputs side by side, because a chain of fma alone waits
+// for each step and a call of the C library's fma costs more than the step.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,22 @@ namespace herd::reference {
 inline constexpr std::int32_t kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
 inline constexpr std::int32_t kChains = 8;
 
-/// y[i] = matmul's sum (docs/numerics.md) of row i of w [kChains][n] and x [n].
-using ChainsFn = void (*)(const float* w, const float* x, std::int32_t n, float (&y)[kChains]);
+/// kChains rows of a matrix against one row of inputs.
+struct ChainArgs {
+  const float* w;       // [kChains][n] codes, or values where there are no scales
+  const float* scales;  // [kChains][groups], or null
+  const float* mins;    // [kChains][groups], or null
+  std::int32_t group;   // inputs per scale; kChunk without scales
+  const float* x;       // [n]
+  const float* sums;    // [groups] of x, for the mins
+  std::int32_t n;
+};
+
+/// y[i] = matmul's sum (docs/numerics.md) for row i.
+using ChainsFn = void (*)(const ChainArgs& args, float (&y)[kChains]);
 
 /// Runs anywhere, by the C library's fma where the baseline has no instruction for it.
-void chains_portable(const float* w, const float* x, std::int32_t n, float (&y)[kChains]);
+void chains_portable(const ChainArgs& args, float (&y)[kChains]);
 /// The fastest this machine can run; the same bits.
 ChainsFn chains_for_this_machine();
 

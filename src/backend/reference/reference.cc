@@ -21,6 +21,7 @@
 namespace herd {
 namespace {
 
+using reference::ChainArgs;
 using reference::kChains;
 using reference::kChunk;
 
@@ -51,7 +52,7 @@ float chunked_dot(const float* a, const float* b, std::int32_t n) {
   for (std::int32_t k0 = 0; k0 < n; k0 += kChunk) {
     float acc = 0;
     for (std::int32_t k = k0; k < std::min(n, k0 + kChunk); ++k) acc = std::fma(a[k], b[k], acc);
-    total = k0 == 0 ? acc : total + acc;
+    total = total + acc;
   }
   return total;
 }
@@ -151,12 +152,15 @@ class ReferenceBackend final : public Backend {
       return {Code::out_of_range,
               fmt::format("scratch: {} rows, {} columns, {} positions: must be at least 0",
                           max_rows, max_columns, max_context)};
-    if (!weights_.reserve(std::int64_t{kChains} * max_columns) || !scores_.reserve(max_context))
+    if (!weights_.reserve(weight_floats(max_columns)) || !scores_.reserve(max_context) ||
+        !sums_.reserve(std::int64_t{max_rows} * (max_columns / 16)))
       return out_of_memory("scratch", scratch_bytes(limits));
     return {};
   }
   std::int64_t scratch_bytes(const StepLimits& limits) const override {
-    return (std::int64_t{kChains} * limits.max_columns + limits.max_context) * 4;
+    return (weight_floats(limits.max_columns) + limits.max_context +
+            std::int64_t{limits.max_rows} * (limits.max_columns / 16)) *
+           4;
   }
   std::int64_t kv_bytes(const KvLayout& layout) const override { return layout.bytes(); }
   DeviceMemory memory() const override { return {total_memory(), available_memory(), false}; }
@@ -207,8 +211,10 @@ class ReferenceBackend final : public Backend {
   void matmul(const MatmulArgs& a) override {
     for (std::int32_t i = 0; i < a.n_weights; ++i) {
       const Matrix& m = matrix(a.weights[i]);
+      const quant::TypeInfo& info = quant::type_info(m.type);
+      const float* sums = info.has_min ? group_sums(a, m.columns, info.group) : nullptr;
       for (std::int64_t n = 0; n < m.rows; n += kChains)
-        multiply(a, m, n, static_cast<float*>(a.out[i]));
+        multiply(a, m, n, sums, static_cast<float*>(a.out[i]));
       counters_.weight_bytes += static_cast<std::uint64_t>(matrix_bytes(m.type, m.rows, m.columns));
       counters_.matmul_flops += 2ull * static_cast<std::uint64_t>(a.rows) *
                                 static_cast<std::uint64_t>(m.rows) *
@@ -344,24 +350,69 @@ class ReferenceBackend final : public Backend {
   }
 
   /// Outputs [first, first + kChains) of every row: the weights are decoded once for all of them.
-  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, float* out) {
-    const std::int32_t columns = static_cast<std::int32_t>(m.columns);
+  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, const float* sums,
+                float* out) {
+    const quant::TypeInfo& info = quant::type_info(m.type);
     const std::int64_t count = std::min<std::int64_t>(kChains, m.rows - first);
-    float* weights = weights_.at_least(std::int64_t{kChains} * columns);
-    for (std::int64_t n = 0; n < count; ++n) read_row(m, first + n, weights + n * columns);
+    ChainArgs chain = read_rows(m, first, count);
     for (std::int64_t r = 0; r < a.rows; ++r) {
-      float sums[kChains];  // of more weights than there are at the end: those are left
-      chains_(weights, static_cast<const float*>(a.x) + r * columns, columns, sums);
-      float* y = out + r * m.rows + first;
+      chain.x = static_cast<const float*>(a.x) + r * m.columns;
+      chain.sums = info.has_min ? sums + r * (m.columns / info.group) : nullptr;
+      float y[kChains];  // of more rows than there are at the end: those are left
+      chains_(chain, y);
+      float* to = out + r * m.rows + first;
       for (std::int64_t n = 0; n < count; ++n)
-        y[n] = a.epilogue == Epilogue::add ? y[n] + sums[n] : sums[n];
+        to[n] = a.epilogue == Epilogue::add ? to[n] + y[n] : y[n];
     }
+  }
+
+  /// Rows [first, first + count) decoded; x and sums are left to be filled in.
+  ChainArgs read_rows(const Matrix& m, std::int64_t first, std::int64_t count) {
+    const quant::TypeInfo& info = quant::type_info(m.type);
+    const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
+    const std::int64_t groups = info.group == 0 ? 0 : m.columns / info.group;
+    float* w = weights_.at_least(weight_floats(m.columns));
+    float* scales = w + kChains * m.columns;
+    float* mins = scales + kChains * groups;
+    for (std::int64_t n = 0; n < count; ++n) {
+      const std::span<const std::byte> raw(m.blocks.get() + (first + n) * bytes,
+                                           static_cast<std::size_t>(bytes));
+      float* to = w + n * m.columns;
+      if (groups == 0)
+        quant::dequantize(m.type, raw, {to, static_cast<std::size_t>(m.columns)});
+      else
+        quant::decompose(m.type, raw, to, scales + n * groups, mins + n * groups);
+    }
+    return {w,
+            groups == 0 ? nullptr : scales,
+            info.has_min ? mins : nullptr,
+            groups == 0 ? kChunk : info.group,
+            nullptr,
+            nullptr,
+            static_cast<std::int32_t>(m.columns)};
   }
 
   void read_row(const Matrix& m, std::int64_t row, float* out) const {
     const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
     quant::dequantize(m.type, {m.blocks.get() + row * bytes, static_cast<std::size_t>(bytes)},
                       {out, static_cast<std::size_t>(m.columns)});
+  }
+
+  /// kChains rows of codes with a scale and a min for each 16 of them.
+  static std::int64_t weight_floats(std::int64_t columns) {
+    return kChains * (columns + 2 * (columns / 16));
+  }
+
+  /// Sums of each group of inputs: [rows][columns / group].
+  const float* group_sums(const MatmulArgs& a, std::int64_t columns, int group) {
+    float* sums = sums_.at_least(a.rows * (columns / group));
+    const float* x = static_cast<const float*>(a.x);
+    for (std::int64_t i = 0; i < a.rows * (columns / group); ++i, x += group) {
+      float lanes[16];
+      for (int l = 0; l < 16; ++l) lanes[l] = group == 16 ? x[l] : x[l] + x[l + 16];
+      sums[i] = tree16(lanes);
+    }
+    return sums;
   }
 
   template <class Body>
@@ -450,7 +501,7 @@ class ReferenceBackend final : public Backend {
   std::vector<Bytes> buffers_;
   KvLayout kv_;
   Bytes pool_;
-  Scratch weights_, scores_;
+  Scratch weights_, scores_, sums_;
   const reference::ChainsFn chains_ = reference::chains_for_this_machine();
 };
 

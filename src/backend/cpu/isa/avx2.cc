@@ -21,8 +21,8 @@ struct U {
 inline constexpr int kAccumulators = 6;  // pairs, of 16 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
-inline constexpr int kFusedPanels = 2;
-inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
+inline constexpr int kFusedPanels = 4;
+inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE __m256i u32(unsigned x) {
@@ -154,7 +154,7 @@ INLINE F lookup_iq4(U index) {
   return {lookup8(index.a), lookup8(index.b)};
 }
 INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 #include "backend/cpu/kernels/all.inl"

@@ -23,7 +23,7 @@ inline constexpr int kAccumulators = 24;  // of 32 registers
 inline constexpr int kTileRows = 12;
 inline constexpr int kFusedRows = 32;
 inline constexpr int kFusedPanels = 4;
-inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
+inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {
@@ -130,7 +130,7 @@ INLINE F lookup_iq4(U index) {
   return {_mm512_permutexvar_ps(index.v, table)};
 }
 INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 #include "backend/cpu/kernels/all.inl"

@@ -22,7 +22,7 @@ inline constexpr int kAccumulators = 6;  // quads, of 32 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
 inline constexpr int kFusedPanels = 2;
-inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
+inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {

@@ -22,7 +22,7 @@ inline constexpr int kAccumulators = 4;
 inline constexpr int kTileRows = 4;
 inline constexpr int kFusedRows = 1;
 inline constexpr int kFusedPanels = 2;
-inline constexpr std::int64_t kPrefetchGroup = 128 << 10;
+inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 0;
 
 template <class Out, class Fn>

@@ -1,6 +1,7 @@
 // Codes to floats, for every packed format, over the vector type of the including file.
 // A code of b bits that stands at bit p of a word is OR-ed into the mantissa of 2^(23-p), which
-// gives the float 2^(23-p) + code without moving it; subtracting 2^(23-p) leaves the code, exactly.
+// gives the float 2^(23-p) + code without moving it; subtracting 2^(23-p) leaves the code, exactly,
+// and subtracting a little more leaves it without the offset it is kept with.
 // Codes too high for the mantissa are first shifted down by 12 with their whole word.
 
 using quant::Type;
@@ -31,12 +32,13 @@ inline constexpr std::uint32_t kMagicBits = static_cast<std::uint32_t>(127 + 23 
 template <int P>
 inline constexpr float kMagicValue = static_cast<float>(1 << (23 - P));
 
-/// The code of Low bits at bit P of `low`, with High more bits at bit P + Low of `high`.
-template <int P, int Low, int High>
+/// The code of Low bits at bit P of `low`, with High more bits at bit P + Low of `high`, less
+/// Offset.
+template <int P, int Low, int High, int Offset>
 INLINE F code_at(U low, U high) {
   U t = and_or(low, ((1u << Low) - 1) << P, kMagicBits<P>);
   if constexpr (High > 0) t = or_and(t, high, ((1u << High) - 1) << (P + Low));
-  return sub(as_float(t), set1(kMagicValue<P>));
+  return sub(as_float(t), set1(kMagicValue<P> + static_cast<float>(Offset)));
 }
 
 constexpr int low_bits(Type t) {
@@ -52,32 +54,42 @@ constexpr int high_bits(Type t) {
     default: return 0;
   }
 }
+/// What is taken off a code as it is kept: signed codes are kept as unsigned ones.
+constexpr int code_offset(Type t) {
+  switch (t) {
+    case Type::Q4_0: return 8;
+    case Type::Q5_0: return 16;
+    case Type::Q8_0: return 128;
+    case Type::Q3_K: return 4;
+    case Type::Q6_K: return 32;
+    default: return 0;
+  }
+}
+constexpr int group_of(Type t) {
+  return quant::type_info(t).group;
+}
+constexpr bool has_min(Type t) {
+  return quant::type_info(t).has_min;
+}
 constexpr bool is_plain(Type t) {
-  return t == Type::F32 || t == Type::F16 || t == Type::BF16;
+  return group_of(t) == 0;
 }
 constexpr bool has_lut(Type t) {
   return t == Type::IQ4_NL || t == Type::IQ4_XS;
 }
 
-/// weight = fma(scale, code, min) for the 16 inputs of a half sub-block.
+/// weight = scale * code + min for the inputs of a group; min is not read where has_min() is false.
 struct Scales {
   F scale, min;
 };
 
-/// Scales of half `h` (16 inputs) of a unit.
+/// Scales of the group that half `h` (16 inputs) of a unit is in.
 template <Type T>
 INLINE Scales load_scales(const std::byte* unit, int h) {
   using enum Type;
   const F d = load_half(unit);
-  if constexpr (T == Q4_0) return {d, mul(d, set1(-8.0f))};
-  if constexpr (T == Q5_0) return {d, mul(d, set1(-16.0f))};
-  if constexpr (T == Q8_0) return {d, mul(d, set1(-128.0f))};
   if constexpr (T == Q4_1 || T == Q5_1) return {d, load_half(unit + 32)};
-  if constexpr (T == IQ4_NL) return {d, d};
-  if constexpr (T == IQ4_XS) {
-    const F scale = mul(d, load_i8(unit + 32 + h / 2 * 16));
-    return {scale, scale};
-  }
+  if constexpr (T == IQ4_XS) return {mul(d, load_i8(unit + 32 + h / 2 * 16)), d};
   if constexpr (T == Q4_K || T == Q5_K) {
     const std::byte* bytes = unit + 64 + h / 2 * 32;
     const F minus_dmin = sub(zero(), load_half(unit + 32));
@@ -88,10 +100,8 @@ INLINE Scales load_scales(const std::byte* unit, int h) {
     const F minus_dmin = sub(zero(), load_half(unit + 32));
     return {mul(d, load_low_nibbles(bytes)), mul(minus_dmin, load_high_nibbles(bytes))};
   }
-  if constexpr (T == Q3_K || T == Q6_K) {
-    const F scale = mul(d, load_i8(unit + 32 + h * 16));
-    return {scale, mul(scale, set1(T == Q3_K ? -4.0f : -32.0f))};
-  }
+  if constexpr (T == Q3_K || T == Q6_K) return {mul(d, load_i8(unit + 32 + h * 16)), d};
+  return {d, d};
 }
 
 /// The words of group P (8 inputs) of a half sub-block, as they stand and shifted down for the
@@ -126,21 +136,20 @@ INLINE Words load_words(const std::byte* planes, int h) {
   return w;
 }
 
-/// Weight of input 8P + J of a half sub-block.
+/// Code of input 8P + J of a half sub-block.
 template <Type T, int P, int J>
-INLINE F weight(const Words& w, const Scales& s) {
+INLINE F code(const Words& w) {
+  constexpr int kOffset = code_offset(T);
   if constexpr (low_bits(T) == 8) {
     const U word = J < 4 ? (J % 4 < 2 ? w.low : w.low_down) : (J % 4 < 2 ? w.high : w.high_down);
-    return fma(s.scale, code_at<8 * (J % 2), 8, 0>(word, word), s.min);
+    return code_at<8 * (J % 2), 8, 0, kOffset>(word, word);
   } else if constexpr (has_lut(T)) {
-    return mul(s.scale, lookup_iq4(shift_right<4 * J>(w.low)));
+    return lookup_iq4(shift_right<4 * J>(w.low));
   } else {
     constexpr bool down = J >= 5;
     constexpr int at = 4 * J + (low_bits(T) == 2 ? 2 * P : 0) - (down ? 12 : 0);
-    return fma(s.scale,
-               code_at<at, low_bits(T), high_bits(T)>(down ? w.low_down : w.low,
-                                                      down ? w.high_down : w.high),
-               s.min);
+    return code_at<at, low_bits(T), high_bits(T), kOffset>(down ? w.low_down : w.low,
+                                                           down ? w.high_down : w.high);
   }
 }
 

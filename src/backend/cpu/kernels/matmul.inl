@@ -19,28 +19,30 @@ INLINE std::int64_t input_at(std::int64_t k, std::int64_t r, std::int64_t column
   return R >= kPackedFused ? k * R + r : r * columns + k;
 }
 
-/// acc[r][c] += weights of half `h` of the units of C panels times 16 inputs of R rows, in order.
+/// Asks for what stands `ahead` bytes after half `h` of a unit.
+template <Type T>
+INLINE void prefetch_half(const std::byte* unit, int h, std::int64_t ahead) {
+  constexpr PanelFormat format = panel_format(T);
+  constexpr int kBytes = static_cast<int>(format.unit_bytes()) / (format.unit / 16);
+  unroll<(kBytes + 63) / 64>(
+      [&](auto i) INLINE_LAMBDA { prefetch(unit + ahead + h * kBytes + i.value * 64); });
+}
+
+/// acc[r][c] += codes of half `h` of the units of C panels times 16 inputs of R rows, in order.
 template <Type T, int R, int C>
 INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead, const float* x,
                        std::int64_t columns, F (&acc)[R][C]) {
   constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
-  Scales scales[C];
-  const std::byte* planes[C];
-  unroll<C>([&](auto c) INLINE_LAMBDA {
-    scales[c.value] = load_scales<T>(units[c.value], h);
-    planes[c.value] = units[c.value] + kPlanes + h / 2 * kSubBytes;
-  });
+  unroll<C>([&](auto c) INLINE_LAMBDA { prefetch_half<T>(units[c.value], h, ahead); });
   unroll<2>([&](auto p) INLINE_LAMBDA {
     Words words[C];
     unroll<C>([&](auto c) INLINE_LAMBDA {
-      prefetch(planes[c.value] + ahead + (2 * (h % 2) + p.value) * 64);
-      words[c.value] = load_words<T, p.value>(planes[c.value], h % 2);
+      words[c.value] = load_words<T, p.value>(units[c.value] + kPlanes + h / 2 * kSubBytes, h % 2);
     });
     unroll<8>([&](auto j) INLINE_LAMBDA {
       F w[C];
-      unroll<C>([&](auto c) INLINE_LAMBDA {
-        w[c.value] = weight<T, p.value, j.value>(words[c.value], scales[c.value]);
-      });
+      unroll<C>([&](auto c)
+                    INLINE_LAMBDA { w[c.value] = code<T, p.value, j.value>(words[c.value]); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
         const F value = set1(x[input_at<R>(8 * p.value + j.value, r.value, columns)]);
         unroll<C>([&](auto c) INLINE_LAMBDA {
@@ -51,30 +53,57 @@ INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead,
   });
 }
 
-/// One chunk [k0, k0 + n) of C panels for R rows.
+/// total[r][c] over all inputs of C panels of a type with groups.
 template <Type T, int R, int C>
-INLINE void fused_chunk(const std::byte* const* panels, std::int64_t ahead, std::int32_t k0,
-                        std::int32_t n, const float* x, std::int64_t columns, F (&acc)[R][C]) {
+INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, std::int64_t ahead,
+                         F (&total)[R][C]) {
   constexpr PanelFormat format = panel_format(T);
-  if constexpr (is_plain(T)) {
-    for (std::int32_t k = k0; k < k0 + n; ++k) {
+  constexpr int kGroup = group_of(T);
+  for (std::int32_t k = 0; k < a.columns; k += kGroup) {
+    const std::byte* units[C];
+    const std::int64_t at = k / format.unit * format.unit_bytes();
+    unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
+    const int h = k % format.unit / 16;
+    F acc[R][C];
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
+    unroll<kGroup / 16>([&](auto i) INLINE_LAMBDA {
+      fused_half<T, R, C>(units, h + i.value, ahead,
+                          a.x + input_at<R>(k + 16 * i.value, 0, a.columns), a.columns, acc);
+    });
+    unroll<C>([&](auto c) INLINE_LAMBDA {
+      const Scales s = load_scales<T>(units[c.value], h);
+      unroll<R>([&](auto r) INLINE_LAMBDA {
+        F& sum = total[r.value][c.value];
+        sum = fma(s.scale, acc[r.value][c.value], sum);
+        if constexpr (has_min(T)) {
+          const std::int64_t group = input_at<R>(k / kGroup, r.value, a.columns / kGroup);
+          sum = fma(s.min, set1(a.sums[group]), sum);
+        }
+      });
+    });
+  }
+}
+
+/// The same of a type without: chunks of kChunk inputs.
+template <Type T, int R, int C>
+INLINE void fused_plain(const FusedArgs& a, const std::byte* const* panels, F (&total)[R][C]) {
+  for (std::int32_t k0 = 0; k0 < a.columns; k0 += kChunk) {
+    const std::int32_t end = a.columns < k0 + kChunk ? a.columns : k0 + kChunk;
+    F acc[R][C];
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
+    for (std::int32_t k = k0; k < end; ++k) {
       F w[C];
       unroll<C>([&](auto c) INLINE_LAMBDA { w[c.value] = plain_weight<T>(panels[c.value], k); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
-        const F value = set1(x[input_at<R>(k, r.value, columns)]);
+        const F value = set1(a.x[input_at<R>(k, r.value, a.columns)]);
         unroll<C>([&](auto c) INLINE_LAMBDA {
           acc[r.value][c.value] = fma(w[c.value], value, acc[r.value][c.value]);
         });
       });
     }
-  } else {
-    for (std::int32_t k = k0; k < k0 + n; k += 16) {
-      const std::byte* units[C];
-      const std::int64_t at = k / format.unit * format.unit_bytes();
-      unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
-      fused_half<T, R, C>(units, k % format.unit / 16, ahead, x + input_at<R>(k, 0, columns),
-                          columns, acc);
-    }
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
+      total[r.value][c.value] = add(total[r.value][c.value], acc[r.value][c.value]);
+    });
   }
 }
 
@@ -84,19 +113,14 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
   const std::byte* panels[C];
   unroll<C>([&](auto c)
                 INLINE_LAMBDA { panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes; });
-  // Ask for the next group of panels while this one is used, if that fits the second-level cache.
-  const std::int64_t group = C * a.panel_bytes;
-  const std::int64_t ahead = group <= kPrefetchGroup ? group : kPrefetchBytes;
   F total[R][C];
-  for (std::int32_t k0 = 0; k0 < a.columns; k0 += kChunk) {
-    const std::int32_t n = a.columns - k0 < kChunk ? a.columns - k0 : kChunk;
-    F acc[R][C];
-    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
-    fused_chunk<T, R, C>(panels, ahead, k0, n, a.x, a.columns, acc);
-    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
-      const F sum = acc[r.value][c.value];
-      total[r.value][c.value] = k0 == 0 ? sum : add(total[r.value][c.value], sum);
-    });
+  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { total[r.value][c.value] = zero(); });
+  if constexpr (is_plain(T)) {
+    fused_plain<T, R, C>(a, panels, total);
+  } else {
+    // Ask for the next groups of panels while this one is used, if they fit the second-level cache.
+    const std::int64_t group = C * a.panel_bytes;
+    fused_groups<T, R, C>(a, panels, group <= kPrefetchGroup ? 2 * group : kPrefetchBytes, total);
   }
   unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
     store_outputs(a.out + std::int64_t{r.value} * a.outputs, (panel + c.value) * 16, a.outputs,
@@ -118,48 +142,65 @@ void fused(const FusedArgs& a) {
 
 /// UnpackFn: see table.h.
 template <Type T>
-void unpack(const std::byte* panel, std::int32_t k0, std::int32_t n, float* out) {
+void unpack(const std::byte* panel, std::int32_t k0, std::int32_t n, UnpackedPanel& to) {
   constexpr PanelFormat format = panel_format(T);
   if constexpr (is_plain(T)) {
-    for (std::int32_t k = 0; k < n; ++k) store(out + k * 16, plain_weight<T>(panel, k0 + k));
+    for (std::int32_t k = 0; k < n; ++k) store(to.codes[k], plain_weight<T>(panel, k0 + k));
+    store(to.scales[0], set1(1.0f));
   } else {
     for (std::int32_t k = 0; k < n; k += 16) {
       const std::byte* unit = panel + (k0 + k) / format.unit * format.unit_bytes();
       const int h = (k0 + k) % format.unit / 16;
-      const Scales scales = load_scales<T>(unit, h);
+      prefetch_half<T>(unit, h, kPrefetchBytes);
+      if (k % group_of(T) == 0) {
+        const Scales scales = load_scales<T>(unit, h);
+        store(to.scales[k / group_of(T)], scales.scale);
+        if constexpr (has_min(T)) store(to.mins[k / group_of(T)], scales.min);
+      }
       const std::byte* planes = unit + format.header_bytes + h / 2 * format.sub_bytes;
-      float* to = out + k * 16;
       unroll<2>([&](auto p) INLINE_LAMBDA {
-        prefetch(planes + kPrefetchBytes + (2 * (h % 2) + p.value) * 64);
         const Words words = load_words<T, p.value>(planes, h % 2);
         unroll<8>([&](auto j) INLINE_LAMBDA {
-          store(to + (8 * p.value + j.value) * 16, weight<T, p.value, j.value>(words, scales));
+          store(to.codes[k + 8 * p.value + j.value], code<T, p.value, j.value>(words));
         });
       });
     }
   }
 }
 
+/// Group `g` of a tile is summed: total = fma(scale, acc, total), and the min's part.
+template <int R, int C>
+INLINE void add_group(const TileArgs& a, std::int32_t g, const F (&acc)[R][C]) {
+  unroll<C>([&](auto c) INLINE_LAMBDA {
+    const F scale = load(a.panels[c.value].scales[g]);
+    unroll<R>([&](auto r) INLINE_LAMBDA {
+      float* total = a.total + (r.value * C + c.value) * 16;
+      F sum = fma(scale, acc[r.value][c.value], load(total));
+      if (a.sums != nullptr)
+        sum = fma(load(a.panels[c.value].mins[g]), set1(a.sums[g * R + r.value]), sum);
+      store(total, sum);
+    });
+  });
+}
+
 /// TileArgs: R rows times C panels.
 template <int C, int R>
 void tile(const TileArgs& a) {
-  F acc[R][C];
-  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
-  const float* w = a.weights;
   const float* x = a.x;
-  for (std::int32_t k = 0; k < a.n; ++k, w += 16, x += R) {
-    F v[C];
-    unroll<C>([&](auto c) INLINE_LAMBDA { v[c.value] = load(w + c.value * kChunk * 16); });
-    unroll<R>([&](auto r) INLINE_LAMBDA {
-      const F value = set1(x[r.value]);
-      unroll<C>([&](auto c) INLINE_LAMBDA {
-        acc[r.value][c.value] = fma(v[c.value], value, acc[r.value][c.value]);
+  for (std::int32_t k = 0, g = 0; k < a.n; ++g) {
+    F acc[R][C];
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
+    const std::int32_t end = a.n < k + a.group ? a.n : k + a.group;
+    for (; k < end; ++k, x += R) {
+      F v[C];
+      unroll<C>([&](auto c) INLINE_LAMBDA { v[c.value] = load(a.panels[c.value].codes[k]); });
+      unroll<R>([&](auto r) INLINE_LAMBDA {
+        const F value = set1(x[r.value]);
+        unroll<C>([&](auto c) INLINE_LAMBDA {
+          acc[r.value][c.value] = fma(v[c.value], value, acc[r.value][c.value]);
+        });
       });
-    });
+    }
+    add_group<R, C>(a, g, acc);
   }
-  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
-    float* total = a.total + (r.value * C + c.value) * 16;
-    const F sum = acc[r.value][c.value];
-    store(total, a.first ? sum : add(load(total), sum));
-  });
 }

@@ -41,6 +41,7 @@ constexpr KernelTable make_table(Isa isa) {
   t.rope = rope;
   t.swiglu = swiglu;
   t.add = add_rows;
+  t.group_sums = group_sums;
   t.row_max = max_of;
   t.row_exp_sum = exp_sum;
   t.row_divide = row_divide;
@@ -48,6 +49,7 @@ constexpr KernelTable make_table(Isa isa) {
   t.weighted_sum = weighted_sum;
   t.to_half = to_half;
   t.to_int16 = to_int16;
+  t.read = read_floats;
   t.burn = burn;
   return t;
 }
