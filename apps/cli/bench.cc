@@ -29,6 +29,19 @@ Spread spread(std::vector<double> values) {
           values.back()};
 }
 
+/// What the machine can do, in bytes and operations a second.
+struct Ceilings {
+  Spread read, flops;
+};
+Ceilings spread_of(const std::vector<herd::MeasuredCeilings>& measured) {
+  std::vector<double> read, flops;
+  for (const herd::MeasuredCeilings& m : measured) {
+    read.push_back(m.read_bytes_per_second);
+    flops.push_back(m.flops_per_second);
+  }
+  return {spread(read), spread(flops)};
+}
+
 /// One timed run, and what it moved and computed.
 struct Run {
   double seconds = 0, bytes = 0, flops = 0;
@@ -111,8 +124,7 @@ struct Row {
   double floor_share() const { return std::max(read_share, flop_share); }
 };
 
-Row make_row(std::string what, int batch, const std::vector<Run>& runs,
-             const herd::MeasuredCeilings& ceilings) {
+Row make_row(std::string what, int batch, const std::vector<Run>& runs, const Ceilings& ceilings) {
   std::vector<double> rates;
   for (const Run& run : runs) rates.push_back(static_cast<double>(run.tokens) / run.seconds);
   const Spread rate = spread(rates);
@@ -124,8 +136,8 @@ Row make_row(std::string what, int batch, const std::vector<Run>& runs,
           rate,
           bytes / 1e9,
           flops / 1e9,
-          bytes / ceilings.read_bytes_per_second,
-          flops / ceilings.flops_per_second};
+          bytes / ceilings.read.median,
+          flops / ceilings.flops.median};
 }
 
 /// What the arithmetic ceiling counts.
@@ -133,16 +145,21 @@ std::string flops_name(const Flags& flags) {
   return flags.model.device == "cuda" ? "f16" : "f32";
 }
 
-void print_json(const Flags& flags, const herd::ModelInfo& info,
-                const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
+void print_json(const Flags& flags, const herd::ModelInfo& info, const Ceilings& ceilings,
+                const std::vector<Row>& rows) {
   nlohmann::ordered_json out;
   out["model"] = info.name;
   out["backend"] = info.backend;
   out["prompt"] = flags.prompt;
   out["max_tokens"] = flags.n;
   out["repeats"] = flags.repeats;
-  out["read_bytes_per_second"] = ceilings.read_bytes_per_second;
-  out[flops_name(flags) + "_flops_per_second"] = ceilings.flops_per_second;
+  const auto ceiling = [&](const std::string& name, const Spread& s) {
+    out[name] = s.median;
+    out[name + "_low"] = s.low;
+    out[name + "_high"] = s.high;
+  };
+  ceiling("read_bytes_per_second", ceilings.read);
+  ceiling(flops_name(flags) + "_flops_per_second", ceilings.flops);
   out["results"] = nlohmann::ordered_json::array();
   for (const Row& r : rows)
     out["results"].push_back({{"what", r.what},
@@ -158,12 +175,14 @@ void print_json(const Flags& flags, const herd::ModelInfo& info,
   std::cout << dump(out) << "\n";
 }
 
-void print_text(const Flags& flags, const herd::ModelInfo& info,
-                const herd::MeasuredCeilings& ceilings, const std::vector<Row>& rows) {
+void print_text(const Flags& flags, const herd::ModelInfo& info, const Ceilings& ceilings,
+                const std::vector<Row>& rows) {
   std::cout << fmt::format(
-      "{}, {}\nceilings measured in this run: read {:.1f} GB/s, {} {:.1f} GFLOP/s\n\n", info.name,
-      info.backend, ceilings.read_bytes_per_second / 1e9, flops_name(flags),
-      ceilings.flops_per_second / 1e9);
+      "{}, {}\nceilings, between the runs: read {:.1f} ({:.1f}..{:.1f}) GB/s, {} {:.1f} "
+      "({:.1f}..{:.1f}) GFLOP/s\n\n",
+      info.name, info.backend, ceilings.read.median / 1e9, ceilings.read.low / 1e9,
+      ceilings.read.high / 1e9, flops_name(flags), ceilings.flops.median / 1e9,
+      ceilings.flops.low / 1e9, ceilings.flops.high / 1e9);
   std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch",
                            "tok/s", "low..high", "GB/s", "GFLOP/s", "% read",
                            "% " + flops_name(flags), "% floor");
@@ -174,11 +193,21 @@ void print_text(const Flags& flags, const herd::ModelInfo& info,
         r.gflop, 100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
 }
 
-/// Repeats of every batch size, taking turns; the first round warms up and is not kept.
-herd::Status measure(const Flags& flags, Bench& bench, Progress& progress,
-                     std::vector<std::vector<Run>>& prefills,
-                     std::vector<std::vector<Run>>& decodes) {
+/// Everything that was timed, in rounds.
+struct Rounds {
+  std::vector<std::vector<Run>> prefills, decodes;  // [batch size][round]
+  std::vector<herd::MeasuredCeilings> ceilings;     // [round]; of a device, once
+};
+
+/// Repeats of every batch size, taking turns; the first round warms up and is not kept. The
+/// machine's ceilings are measured in each round too: on a shared machine they move as much as the
+/// rest.
+herd::Status measure(const Flags& flags, Bench& bench, Progress& progress, Rounds& rounds) {
   for (int repeat = -1; repeat < flags.repeats; ++repeat) {
+    if (flags.model.device != "cuda" && repeat >= 0) {
+      progress.status(fmt::format("round {} of {}, ceilings", repeat + 1, flags.repeats));
+      rounds.ceilings.push_back(herd::measure_ceilings(flags.model.threads));
+    }
     for (std::size_t i = 0; i < flags.batches.size(); ++i) {
       progress.status(fmt::format("round {} of {}, batch {}", std::max(repeat, 0) + 1,
                                   flags.repeats, flags.batches[i]));
@@ -189,8 +218,8 @@ herd::Status measure(const Flags& flags, Bench& bench, Progress& progress,
       if (!decode.ok()) return decode.status();
       if (interrupted()) return {herd::Code::cancelled, "stopped"};
       if (repeat < 0) continue;
-      prefills[i].push_back(*prefill);
-      decodes[i].push_back(*decode);
+      rounds.prefills[i].push_back(*prefill);
+      rounds.decodes[i].push_back(*decode);
     }
   }
   return {};
@@ -210,24 +239,24 @@ int run(const Flags& flags) {
 
   catch_interrupt();
   Progress progress("measuring");
-  herd::MeasuredCeilings ceilings;
+  Rounds rounds = {std::vector<std::vector<Run>>(flags.batches.size()),
+                   std::vector<std::vector<Run>>(flags.batches.size()),
+                   {}};
   if (flags.model.device == "cuda") {
     const auto measured = herd::measure_cuda_ceilings();
     if (!measured.ok()) return fail(measured.error());
-    ceilings = *measured;
-  } else {
-    ceilings = herd::measure_ceilings(flags.model.threads);
+    rounds.ceilings.push_back(*measured);
   }
   Bench bench(*model, need->kv_per_token);
-  std::vector<std::vector<Run>> prefills(flags.batches.size()), decodes(flags.batches.size());
-  const herd::Status status = measure(flags, bench, progress, prefills, decodes);
+  const herd::Status status = measure(flags, bench, progress, rounds);
   progress.clear();
   if (!status.ok()) return interrupted() ? kInterrupted : fail(status.error());
+  const Ceilings ceilings = spread_of(rounds.ceilings);
   std::vector<Row> rows;
   for (std::size_t i = 0; i < flags.batches.size(); ++i)
-    rows.push_back(make_row("prefill", flags.batches[i], prefills[i], ceilings));
+    rows.push_back(make_row("prefill", flags.batches[i], rounds.prefills[i], ceilings));
   for (std::size_t i = 0; i < flags.batches.size(); ++i)
-    rows.push_back(make_row("decode", flags.batches[i], decodes[i], ceilings));
+    rows.push_back(make_row("decode", flags.batches[i], rounds.decodes[i], ceilings));
   if (flags.json)
     print_json(flags, model->info(), ceilings, rows);
   else
@@ -261,7 +290,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json, "for machines: ceilings and results[]");
   flags->model.add_device(*command);
   command->footer(
-      "% read and % f32 are shares of the memory bandwidth and the f32 rate measured in the same "
+      "% read and % f32 are shares of the memory bandwidth and the f32 rate measured between the "
       "run,\n"
       "counting each weight, and each cached key and value of a sequence, once a step. % floor is "
       "the\n"

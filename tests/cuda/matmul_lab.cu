@@ -510,7 +510,9 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
   for (const int n : s.n) weights += static_cast<long long>(n) * s.k;
   const TypeInfo info = herd::quant::type_info(type);
   const double raw_bytes = double(weights) / info.block * info.bytes;
-  const int copies = std::max(2, int(260e6 / raw_bytes) + 1);
+  const char* rotate = std::getenv("LAB_BYTES");  // of all the copies that launches rotate through
+  const int copies =
+      std::max(2, int((rotate != nullptr ? std::atof(rotate) : 260e6) / raw_bytes) + 1);
   std::vector<Matrix> matrices;
   for (int c = 0; c < copies; ++c)
     for (const int n : s.n)

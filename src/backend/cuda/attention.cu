@@ -183,7 +183,7 @@ __device__ void fold_partials(const AttentionLaunch& a, const AttentionItem& ite
     float m[kPasses], l[kPasses];
 #pragma unroll
     for (int j = 0; j < kPasses; ++j) o[j] = {0, 0, 0, 0}, m[j] = kNegative, l[j] = 0;
-#pragma unroll 2
+#pragma unroll 4
     for (int i = 0; i < item.n_splits; ++i) {
       const float* split = partial + i * step;
 #pragma unroll
@@ -218,14 +218,17 @@ __device__ void fold_partials(const AttentionLaunch& a, const AttentionItem& ite
 
 /// Says that `done` splits of the item's pairs are in memory; true for whoever says it last.
 __device__ bool all_done(std::int32_t* counter, int done, int n_splits, int lane) {
-  __threadfence();
-  __syncwarp();
   int before = 0;
-  if (lane == 0) before = atomicAdd(counter, done);
+  __syncwarp();  // the lanes' stores come before lane 0's release
+  if (lane == 0)
+    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(done)
+                 : "memory");
   before = __shfl_sync(0xffffffffu, before, 0);
   if (before + done < n_splits) return false;
   if (lane == 0) *counter = 0;  // as the next step expects it
-  __threadfence();
+  __syncwarp();
   return true;
 }
 
@@ -308,7 +311,6 @@ template <int Size>
 __global__ void __launch_bounds__(32) attend_few(AttentionLaunch a) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x, work = a.step.counts->few_items * a.pool.kv_heads;
-  let_next_start();
   const unsigned ring = shared_address(shared);
   const unsigned barriers = ring + kRingTiles * Fetcher<Size>::kTileBytes;
   if (lane < kRingTiles) init_barrier(barriers + 8 * lane);
@@ -323,6 +325,7 @@ __global__ void __launch_bounds__(32) attend_few(AttentionLaunch a) {
   int ahead = 0;
   for (; ahead < kRingTiles && fetcher.is_old(); ++ahead) fetcher.fetch(a, lane);
   wait_for_inputs();
+  let_next_start();
   for (; ahead < kRingTiles; ++ahead) fetcher.fetch(a, lane);
   Taker<Size> taker{ring, barriers};
   for (int w = blockIdx.x; w < work; w += gridDim.x) {

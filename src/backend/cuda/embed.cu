@@ -12,15 +12,17 @@ __global__ void embed(RawMatrix table, StepView step, float* out) {
   id = min(max(id, 0), table.rows - 1);    // a failed choice ends its sequence on the host
   const char* blocks = static_cast<const char*>(table.data) + id * table.row_bytes;
   out += static_cast<std::int64_t>(row) * table.columns;
-  for (int k = threadIdx.x; k < table.columns; k += blockDim.x)
-    out[k] = value_at(table.type, blocks, k) + 0.0f;
+  const int k = blockIdx.y * blockDim.x + threadIdx.x;
+  if (k < table.columns) out[k] = value_at(table.type, blocks, k) + 0.0f;
 }
 
 }  // namespace
 
 void launch_embed(const RawMatrix& table, const StepView& step, float* out, int rows,
                   cudaStream_t stream) {
-  if (rows > 0) embed<<<rows, 256, 0, stream>>>(table, step, out);
+  if (rows == 0) return;
+  const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((table.columns + 255) / 256));
+  embed<<<grid, 256, 0, stream>>>(table, step, out);
 }
 
 }  // namespace herd::cuda

@@ -140,6 +140,7 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
     work.k_tiles = (lead.columns + tile_k(layout) - 1) / tile_k(layout);
     work.x = call.x, work.rows = call.rows, work.columns = lead.columns;
     work.epilogue = call.epilogue;
+    work.turn = i > 0 ? Turn::other : Turn::only;
     for (int j = i; j < call.n_weights; ++j) {
       const PackedMatrix& m = *call.weights[j];
       if (done[j] || layout_of(m.type) != layout ||
@@ -150,6 +151,7 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
                                         m.rows,
                                         call.out_stride[j] != 0 ? call.out_stride[j] : m.rows};
     }
+    if (i == 0 && work.n_matrices < call.n_weights) work.turn = Turn::first;
     error = run(path, layout, work, limits, stream);
     if (error != cudaSuccess) return error;
   }

@@ -10,7 +10,7 @@
 // From compute capability 9.0 on, a product may fetch weights while the kernel before it in the
 // stream still runs (programmatic dependent launch): wait for the stream once between pack() and
 // the first matmul(). Activations, outputs and workspace are not touched before that kernel has
-// ended.
+// ended. Matrices of one call that need several launches run side by side.
 #pragma once
 
 #include <cuda_fp16.h>

@@ -8,6 +8,11 @@
 
 namespace herd::cuda {
 
+/// A call whose matrices need several launches: they run side by side. The first lets the next
+/// start only once its own inputs are there, which are theirs too; the others wait for the one
+/// before them at their end.
+enum class Turn { only, first, other };
+
 /// Matrices of one layout and one number of chains that share their input.
 struct Work {
   struct Matrix {
@@ -20,6 +25,7 @@ struct Work {
   const __half* x;
   int rows, columns;
   Epilogue epilogue;
+  Turn turn;
 };
 
 constexpr int kMostChains = 4;

@@ -51,7 +51,6 @@ constexpr int kQuads = 8;
 __global__ void __launch_bounds__(kThreads)
     rms_norm_wide(const float* x, const float* weight, __half* out, const std::int32_t* rows,
                   int columns, float epsilon) {
-  let_next_start();
   const std::int64_t from = rows == nullptr ? blockIdx.x : rows[blockIdx.x];
   const auto* from4 = reinterpret_cast<const float4*>(x + from * columns);
   const auto* weight4 = reinterpret_cast<const float4*>(weight);
@@ -62,6 +61,7 @@ __global__ void __launch_bounds__(kThreads)
     const int k = threadIdx.x + i * kThreads;
     w[i] = k < quads ? weight4[k] : float4{0, 0, 0, 0};
   }
+  let_next_start();
   wait_for_inputs();
   float sum = 0;
 #pragma unroll

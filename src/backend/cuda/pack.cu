@@ -300,8 +300,9 @@ cudaError_t pack(PackedMatrix& m, const void* raw, int first_row, int n_rows, cu
     HERD_PACK(Q5_0)
     HERD_PACK(Q5_1)
     HERD_PACK(Q8_0)
-    HERD_PACK(Q2_K) HERD_PACK(Q3_K) HERD_PACK(Q4_K) HERD_PACK(Q5_K) HERD_PACK(Q6_K)
-        HERD_PACK(IQ4_NL) HERD_PACK(IQ4_XS)
+    HERD_PACK(Q2_K)
+    HERD_PACK(Q3_K)
+    HERD_PACK(Q4_K) HERD_PACK(Q5_K) HERD_PACK(Q6_K) HERD_PACK(IQ4_NL) HERD_PACK(IQ4_XS)
 #undef HERD_PACK
   }
   return cudaErrorInvalidValue;

@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   const int chain = warp % slot_warps % w.chains, pair = warp % slot_warps / w.chains;
   const int first = a.tiles * blockIdx.x / gridDim.x;  // launch() sees to it that this fits
   const int end = a.tiles * (blockIdx.x + 1) / gridDim.x;
-  let_next_start();
+  if (w.turn != Turn::first) let_next_start();
 
   // Shared memory: rings, sums, barriers, activations.
   WeightRing<L> ring;
@@ -201,7 +201,8 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
   ring.fetch_next(w, pair, lane);
-  wait_for_inputs();
+  if (w.turn != Turn::other) wait_for_inputs();
+  if (w.turn == Turn::first) let_next_start();
 
   const int token_bytes = (a.phase_tiles * kTileK + 8) * 2;
   unsigned x_at[NT / 8];  // tokens that are not there read the last one; no one reads their sums
@@ -276,6 +277,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
                threadIdx.x - 32 * slot * slot_warps, 32 * slot_warps, token0);
     slot_barrier();
   }
+  if (w.turn == Turn::other) wait_for_inputs();
 }
 
 /// Stages and phases that fit into `room` bytes; false if nothing does.
@@ -315,6 +317,9 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   int bytes = 0;
   fits = plan<L, NT>(a, device.shared_bytes, bytes);
   if (!fits) return cudaErrorInvalidValue;
+  // No two blocks on one multiprocessor: a launch that begins while others still run would put
+  // them there and take twice as long.
+  bytes = std::max(bytes, device.shared_bytes / 2 + 1024);
   const cudaError_t error = cudaFuncSetAttribute(
       stream_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;

@@ -363,7 +363,7 @@ __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* 
 #pragma unroll 1
   for (int item = first_item(a); item < a.items; item += item_step(a)) {
     multiply(a, m);
-    wait_for_inputs();
+    if (a.work.turn != Turn::other) wait_for_inputs();
     write_item<NT>(a, item / a.token_tiles, group, item % a.token_tiles * NT, side, rings, m.total);
   }
 }
@@ -394,14 +394,16 @@ __global__ void __launch_bounds__(threads_of(NT), 1)
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
   }
   __syncthreads();
-  let_next_start();
+  if (a.work.turn != Turn::first) let_next_start();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 40 : 32));
     if (threadIdx.x < 32) {
       fetch_weights<L, NT>(a, shared_address(weights), barriers);
     } else if (threadIdx.x == 32) {
-      wait_for_inputs();
+      if (a.work.turn != Turn::other) wait_for_inputs();
+      if (a.work.turn == Turn::first) let_next_start();
       fetch_tokens<L, NT>(a, tokens, barriers);
+      if (a.work.turn == Turn::other) wait_for_inputs();
     }
     if (a.split) {
       __syncwarp();

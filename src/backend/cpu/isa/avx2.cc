@@ -157,6 +157,12 @@ INLINE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
+struct Nibbles {
+  static constexpr bool kByTable = false;  // see avx512.cc
+  template <int Offset>
+  static F look_up(U index);
+};
+
 #include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::avx2);

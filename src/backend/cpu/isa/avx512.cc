@@ -129,6 +129,19 @@ INLINE F lookup_iq4(U index) {
       _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
   return {_mm512_permutexvar_ps(index.v, table)};
 }
+/// Four-bit codes by a table: the permutation reads the low 4 bits of an index, so a shift is all
+/// the unpacking there is.
+struct Nibbles {
+  static constexpr bool kByTable = true;
+  template <int Offset>
+  static INLINE F look_up(U index) {
+    const __m512 table =
+        _mm512_setr_ps(0 - Offset, 1 - Offset, 2 - Offset, 3 - Offset, 4 - Offset, 5 - Offset,
+                       6 - Offset, 7 - Offset, 8 - Offset, 9 - Offset, 10 - Offset, 11 - Offset,
+                       12 - Offset, 13 - Offset, 14 - Offset, 15 - Offset);
+    return {_mm512_permutexvar_ps(index.v, table)};
+  }
+};
 INLINE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }

@@ -169,6 +169,12 @@ INLINE void prefetch(const void* p) {
   __builtin_prefetch(p);
 }
 
+struct Nibbles {
+  static constexpr bool kByTable = false;  // see avx512.cc
+  template <int Offset>
+  static F look_up(U index);
+};
+
 #include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::neon);

@@ -146,6 +146,12 @@ INLINE F lookup_iq4(const U& index) {
 }
 INLINE void prefetch(const void*) {}
 
+struct Nibbles {
+  static constexpr bool kByTable = false;  // see avx512.cc
+  template <int Offset>
+  static F look_up(U index);
+};
+
 #include "backend/cpu/kernels/all.inl"
 
 static constexpr KernelTable kTable = make_table(Isa::scalar);

@@ -59,14 +59,27 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, const
   });
 }
 
+/// Pages ahead that are asked for: memory takes about as long as the work on one or two of them.
+inline constexpr std::int32_t kPagesAhead = 2;
+
+INLINE std::int32_t page_count(const AttentionTileArgs& a) {
+  return (a.max_keys + a.page_size - 1) / a.page_size;
+}
+/// Page `page` of the values, or the last.
+INLINE const std::byte* values_at(const AttentionTileArgs& a, std::int32_t page) {
+  const std::int32_t last = page_count(a) - 1;
+  return a.values + a.pages[page < last ? page : last] * a.value_page_bytes;
+}
+
 template <KvType K, int R>
 INLINE void score_all(const AttentionTileArgs& a) {
   constexpr int B = 2 * R <= kAccumulators ? 2 : 1;
-  for (std::int32_t first = 0, page = 0; first < a.max_keys; first += a.page_size, ++page) {
+  const std::int32_t pages = page_count(a);
+  for (std::int32_t page = 0; page < pages; ++page) {
     const std::byte* keys = a.keys + a.pages[page] * a.key_page_bytes;
-    const bool last = first + a.page_size >= a.max_keys;  // then the values are next
-    const std::byte* next = last ? a.values + a.pages[0] * a.value_page_bytes
-                                 : a.keys + a.pages[page + 1] * a.key_page_bytes;
+    const std::int32_t first = page * a.page_size, ahead = page + kPagesAhead;
+    const std::byte* next = ahead < pages ? a.keys + a.pages[ahead] * a.key_page_bytes
+                                          : values_at(a, ahead - pages);  // come after the keys
     for (std::int32_t j = 0; j < a.page_size && first + j < a.max_keys; j += 16 * B)
       score_block<K, R, B>(a, keys, next, j, first + j);
   }
@@ -121,8 +134,7 @@ INLINE void weigh_block(const AttentionTileArgs& a, std::int32_t d0, const float
     for (std::int32_t first = chunk; first < end; first += a.page_size) {
       const std::int32_t page = first / a.page_size;
       const std::byte* values = a.values + a.pages[page] * a.value_page_bytes;
-      const bool last = first + a.page_size >= a.max_keys;
-      const std::byte* next = a.values + a.pages[last ? page : page + 1] * a.value_page_bytes;
+      const std::byte* next = values_at(a, page + kPagesAhead);
       const std::int32_t n = end - first < a.page_size ? end - first : a.page_size;
       for (std::int32_t j = 0; j < n; ++j) {
         F v[D];

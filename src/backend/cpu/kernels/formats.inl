@@ -145,6 +145,8 @@ INLINE F code(const Words& w) {
     return code_at<8 * (J % 2), 8, 0, kOffset>(word, word);
   } else if constexpr (has_lut(T)) {
     return lookup_iq4(shift_right<4 * J>(w.low));
+  } else if constexpr (Nibbles::kByTable && low_bits(T) == 4 && high_bits(T) == 0) {
+    return Nibbles::look_up<kOffset>(shift_right<4 * J>(w.low));
   } else {
     constexpr bool down = J >= 5;
     constexpr int at = 4 * J + (low_bits(T) == 2 ? 2 * P : 0) - (down ? 12 : 0);
