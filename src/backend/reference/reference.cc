@@ -326,6 +326,7 @@ class ReferenceBackend final : public Backend {
   }
 
   void rotate(float* x, std::int32_t heads, const RopeStoreArgs& a) {
+    if (a.rope_size == 0) return;  // then there may be no positions
     for (std::int64_t row = 0; row < a.rows; ++row) {
       const float* table =
           a.table + std::int64_t{batch_->positions[static_cast<std::size_t>(row)]} * a.rope_size;
