@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
-#include <sstream>
 
 #include "common.h"
+#include "inputs.h"
 
 namespace cli {
 namespace {
@@ -21,37 +21,6 @@ struct Flags {
   herd::SamplingParams sampling;
 };
 
-/// One request, or why its line of the prompts file cannot be one.
-struct Entry {
-  herd::GenerateRequest request;
-  std::string error;
-};
-
-Entry parse_line(const std::string& line, std::size_t number) {
-  Entry entry;
-  const auto json = parse_json(line);
-  const bool text = json.is_object() && json.contains("prompt") && json["prompt"].is_string();
-  const bool ids =
-      json.is_object() && json.contains("ids") && json["ids"].is_array() && !json["ids"].empty();
-  if (text) {
-    entry.request.prompt = json["prompt"].get<std::string>();
-    return entry;
-  }
-  if (!ids) {
-    entry.error = fmt::format(
-        "line {}: must be {{\"prompt\": TEXT}} or {{\"ids\": [at least one id]}}", number);
-    return entry;
-  }
-  for (const auto& id : json["ids"]) {
-    if (!is_token_id(id)) {
-      entry.error = fmt::format("line {}: {} is no token id", number, shown(id.dump()));
-      return entry;
-    }
-    entry.request.ids.push_back(id.get<herd::TokenId>());
-  }
-  return entry;
-}
-
 herd::Result<std::vector<Entry>> collect(const Flags& flags) {
   std::vector<Entry> entries;
   for (const std::string& prompt : flags.prompts) {
@@ -61,13 +30,7 @@ herd::Result<std::vector<Entry>> collect(const Flags& flags) {
   if (flags.prompts_file.empty()) return entries;
   const auto text = read_file(flags.prompts_file);
   if (!text.ok()) return text.error();
-  std::istringstream lines(*text);
-  std::size_t number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") != std::string::npos)
-      entries.push_back(parse_line(line, number));
-  }
+  for (Entry& entry : parse_prompts(*text)) entries.push_back(std::move(entry));
   return entries;
 }
 

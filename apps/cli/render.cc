@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "common.h"
-#include "herd/chat.h"
+#include "inputs.h"
 
 namespace cli {
 namespace {
@@ -21,28 +21,12 @@ herd::Result<herd::ChatFile> read_template(const Flags& flags) {
   return herd::ChatFile{*std::move(text), {}, {}};
 }
 
-/// The case as it came, with the file's bos and eos where the case has none.
-herd::Result<std::string> variables(const std::string& text, const herd::ChatFile& file) {
-  auto json = parse_json<nlohmann::ordered_json>(text);
-  if (json.is_discarded())
-    return herd::Error{herd::Code::invalid_argument, "stdin: not valid JSON, or nested too deep"};
-  if (!json.is_object())
-    return herd::Error{herd::Code::invalid_argument,
-                       "stdin: must be an object, {\"messages\": [...], ...}"};
-  const bool complete = (file.bos_token.empty() || json.contains("bos_token")) &&
-                        (file.eos_token.empty() || json.contains("eos_token"));
-  if (complete) return text;  // numbers stay spelt as they are
-  if (!json.contains("bos_token")) json["bos_token"] = file.bos_token;
-  if (!json.contains("eos_token")) json["eos_token"] = file.eos_token;
-  return dump(json);
-}
-
 int run(const Flags& flags) {
   const auto file = read_template(flags);
   if (!file.ok()) return fail(file.error());
   const auto parsed = herd::ChatTemplate::parse(file->chat_template);
   if (!parsed.ok()) return fail(parsed.error());
-  const auto given = variables(read_stdin(), *file);
+  const auto given = parse_case(read_stdin(), *file);
   if (!given.ok()) return fail(given.error());
   const auto text = parsed->render(*given);
   if (!text.ok()) return fail(text.error());

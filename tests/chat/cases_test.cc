@@ -156,6 +156,20 @@ TEST(ChatCases, EveryBudgetEndsARender) {
   EXPECT_FALSE(render("{% set x = 'a' * 100000000 %}", "{}", memory).ok());
 }
 
+// Found by fuzzing: messages quoted line ends and control characters of the template as they were.
+TEST(ChatCases, ErrorsAreOneLineOfWholeCharacters) {
+  const auto message = [](const std::string& text) {
+    const auto got = render(text, "{}");
+    return got.ok() ? "no error" : got.error().message;
+  };
+  EXPECT_NE(message("{% set a = T'x\n' %}").find("x\\n"), std::string::npos);
+  EXPECT_NE(
+      message("{{ raise_exception('a\nb\x1b[2J \u00e9\u0085') }}").find(R"(a\nb\x1b[2J é\xc2\x85)"),
+      std::string::npos);
+  EXPECT_LT(message("{{ raise_exception('x' * 100000) }}").size(), 2100u);
+  EXPECT_LT(message("{{ " + std::string(100'000, 'f') + "() }}").size(), 2100u);
+}
+
 TEST(ChatCases, ErrorsNameTheLine) {
   const auto made = ChatTemplate::parse("a\nb\n{% if %}");
   ASSERT_FALSE(made.ok());

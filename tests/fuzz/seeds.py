@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Writes the first inputs of a fuzz target, made from tests/data: seeds.py TARGET FOLDER.
+
+A target unknown here starts from nothing but its dictionary, if it has one.
+"""
+
+import json
+import pathlib
+import sys
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
+HEADER_BYTES = 12 * 1024  # longer than the metadata and tensor table of each small model
+
+
+def read_json(name):
+    return json.loads((DATA / name).read_text())
+
+
+def gguf():
+    for path in sorted(DATA.glob("tiny-*.gguf")):
+        yield path.read_bytes()[:HEADER_BYTES]
+
+
+def token():
+    for name in ("tokens-smollm2.json", "tokens-tiny-mha-spm.json", "tokens-spm-more.json"):
+        for number, case in enumerate(read_json(name)):
+            yield bytes([number % 8]) + case["text"].encode()
+
+
+def chat():
+    few = read_json("chat_cases.json")
+    for case in few["cases"]:
+        yield case["template"].encode() + b"\0" + json.dumps(few["variables"]).encode()
+    many = read_json("chat_jinja.json")
+    for case in many["cases"]:
+        template = case["source"] if "source" in case else many["templates"][case["template"]]
+        variables = many["variables"][case["variables"]]
+        yield template.encode() + b"\0" + json.dumps(variables, ensure_ascii=False).encode()
+
+
+def json_():
+    yield b'{"prompt": "Once upon a time"}\n{"ids": [1, 2, 3]}\n\n{"ids": [-1]}\n{"prompt": 5}\n[]\n{'
+    yield '{"prompt": "\\ud83d\\ude42 é\\u0000"}\r\n{"ids": [1.5, 1e3, 99999999999999999999]}'.encode()
+    yield b'{"ids": ["' + b"x" * 100 + b'", null, true]}'
+    for variables in read_json("chat_jinja.json")["variables"]:
+        yield json.dumps(variables).encode()
+
+
+def main(target, folder):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    make = {"gguf": gguf, "token": token, "chat": chat, "json": json_}.get(target)
+    for number, seed in enumerate(make() if make else ()):
+        (folder / f"{number:04}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
