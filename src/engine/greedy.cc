@@ -74,7 +74,7 @@ Status run(LlamaModel::Impl& impl, std::span<const TokenId> next, std::int32_t s
       continue;
     }
     impl.batch.sampling.assign(next.size(), SamplingRow{});
-    impl.enqueue_step();
+    impl.enqueue(impl.batch);
     if (++open < 2) continue;
     const auto ids = backend.sampled();
     --open;

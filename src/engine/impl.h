@@ -38,8 +38,8 @@ struct LlamaModel::Impl {
   Status add(std::int32_t place, std::span<const TokenId> ids, WantLogits want);
   /// Runs the step; logits of its logit rows, in order, valid until the next.
   Result<std::span<const float>> run_step();
-  /// The first half of run_step: nothing is waited for.
-  void enqueue_step();
+  /// The first half of run_step, also for steps put together elsewhere: nothing is waited for.
+  void enqueue(const Batch& step);
   /// The second: `count` rows of the last step's logits, from the `first` on.
   Result<std::span<const float>> read_logits(std::size_t first, std::size_t count);
   std::int32_t rows_left() const { return model->limits().max_rows - batch.n_rows(); }

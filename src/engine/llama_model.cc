@@ -28,10 +28,10 @@ Status LlamaModel::Impl::add(std::int32_t place, std::span<const TokenId> ids, W
   return {};
 }
 
-void LlamaModel::Impl::enqueue_step() {
-  device_logits = model->forward(batch);
+void LlamaModel::Impl::enqueue(const Batch& step) {
+  device_logits = model->forward(step);
   ++steps;
-  rows += static_cast<std::uint64_t>(batch.n_rows());
+  rows += static_cast<std::uint64_t>(step.n_rows());
 }
 
 Result<std::span<const float>> LlamaModel::Impl::read_logits(std::size_t first, std::size_t count) {
@@ -45,7 +45,7 @@ Result<std::span<const float>> LlamaModel::Impl::read_logits(std::size_t first, 
 }
 
 Result<std::span<const float>> LlamaModel::Impl::run_step() {
-  enqueue_step();
+  enqueue(batch);
   return read_logits(0, batch.logit_rows.size());
 }
 

@@ -12,7 +12,30 @@ namespace herd {
 
 using PageId = std::int32_t;
 
-/// A fixed set of pages with reference counts. Nothing is allocated after construction.
+/// Pages in the order they came: O(1) at both ends and in the middle, each page at most once.
+class PageQueue {
+ public:
+  explicit PageQueue(std::int32_t pages) : links_(static_cast<std::size_t>(pages) + 1) {}
+  /// The page that came first, or -1. REQUIRES of the others: push: absent; remove: present.
+  PageId oldest() const { return links_.back().next; }
+  PageId next(PageId page) const { return links_[static_cast<std::size_t>(page)].next; }  // or -1
+  std::int32_t size() const { return size_; }
+  void push(PageId page);
+  void remove(PageId page);
+
+ private:
+  struct Link {
+    PageId previous = -1, next = -1;
+  };
+  Link& at(PageId page) {
+    return page < 0 ? links_.back() : links_[static_cast<std::size_t>(page)];
+  }
+  std::vector<Link> links_;  // [pages + 1], a ring closed by the last, which page -1 stands for
+  std::int32_t size_ = 0;
+};
+
+/// A fixed set of pages with reference counts. free() + used() + cached() == total(). A page that
+/// is kept is cached, not freed, when its last owner goes. Nothing is allocated after construction.
 class PagePool {
  public:
   /// REQUIRES: pages >= 0, page_size >= 1 (positions per page).
@@ -21,7 +44,8 @@ class PagePool {
   std::int32_t page_size() const { return page_size_; }
   std::int32_t total() const { return static_cast<std::int32_t>(references_.size()); }
   std::int32_t free() const { return static_cast<std::int32_t>(free_.size()); }
-  std::int32_t used() const { return total() - free(); }
+  std::int32_t cached() const { return cached_.size(); }  // no owner, contents still wanted
+  std::int32_t used() const { return total() - free() - cached(); }
   std::int32_t references(PageId page) const { return references_[static_cast<std::size_t>(page)]; }
   /// Pages that `positions` positions need.
   std::int32_t pages_for(std::int64_t positions) const {
@@ -30,22 +54,32 @@ class PagePool {
 
   /// A page with one reference. Error: resource_exhausted when none is free; nothing changed.
   Result<PageId> allocate();
-  /// One more owner. REQUIRES: the page is in use.
+  /// One more owner. REQUIRES: the page is in use or cached.
   void retain(PageId page);
-  /// One owner less; the last one frees the page. REQUIRES: the page is in use.
+  /// One owner less; the last one frees the page, or caches it if it is kept. REQUIRES: in use.
   void release(PageId page);
 
-  /// Every page is either free once or referenced, never both. `owned` lists each page once per
+  /// From now on the page's contents outlive its owners. REQUIRES: in use, not kept.
+  void keep(PageId page) { kept_[static_cast<std::size_t>(page)] = true; }
+  bool kept(PageId page) const { return kept_[static_cast<std::size_t>(page)]; }
+  /// Frees the cached page whose last owner went first, and returns it. REQUIRES: cached() > 0.
+  PageId evict();
+  /// Cached pages in the order evict() takes them.
+  const PageQueue& queue() const { return cached_; }
+
+  /// Every page is either free once, cached once or referenced. `owned` lists each page once per
   /// reference held (all tables of all sequences, concatenated). Error: internal, naming the page.
   Status check_integrity(std::span<const PageId> owned) const;
 
  private:
   friend struct PagePoolPeer;  // plants faults in the tests
-  Status check_free_list() const;
+  Status check_ownerless() const;
 
   std::int32_t page_size_;
   std::vector<std::int32_t> references_;  // [total]
+  std::vector<bool> kept_;                // [total]
   std::vector<PageId> free_;              // a stack; capacity total
+  PageQueue cached_;                      // kept, no references
 };
 
 /// The pages of one sequence in order of position, and how many positions they hold.
@@ -66,6 +100,11 @@ class BlockTable {
   /// length().
   void truncate(PagePool& pool, std::int32_t length);
   void clear(PagePool& pool) { truncate(pool, 0); }
+  /// Goes on with a page that others share, full of the tokens that come next. REQUIRES: length()
+  /// is a multiple of the page size; the page is in use or cached.
+  void adopt(PagePool& pool, PageId page);
+  /// Page number `index` gives way to one with the same contents. REQUIRES: as adopt.
+  void replace(PagePool& pool, std::size_t index, PageId page);
   /// Where position `position` lives: page * page_size + offset. REQUIRES: position < length().
   std::int32_t slot(const PagePool& pool, std::int32_t position) const {
     return pages_[static_cast<std::size_t>(position / pool.page_size())] * pool.page_size() +

@@ -11,6 +11,7 @@ namespace herd {
 struct PagePoolPeer {
   static std::vector<PageId>& free_list(PagePool& pool) { return pool.free_; }
   static std::vector<std::int32_t>& references(PagePool& pool) { return pool.references_; }
+  static std::vector<bool>& kept(PagePool& pool) { return pool.kept_; }
 };
 
 namespace {
@@ -33,6 +34,24 @@ TEST(PagePool, HandsOutEveryPageOnceThenRefuses) {
   EXPECT_EQ(pool.free(), 1);
   EXPECT_EQ(*pool.allocate(), 1);
   EXPECT_TRUE(pool.check_integrity(pages).ok());
+}
+
+TEST(PagePool, KeptPagesAreCachedInTheOrderTheirOwnersLeft) {
+  PagePool pool(4, 4);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(pool.allocate().ok());
+  for (const PageId page : {0, 1, 2}) pool.keep(page);
+  for (const PageId page : {2, 3, 0, 1}) pool.release(page);
+  EXPECT_EQ(pool.free(), 1);
+  EXPECT_EQ(pool.cached(), 3);
+  EXPECT_EQ(pool.used(), 0);
+  pool.retain(0);  // in the middle of the queue
+  EXPECT_EQ(pool.used(), 1);
+  EXPECT_EQ(pool.evict(), 2);
+  pool.release(0);
+  EXPECT_EQ(pool.evict(), 1);
+  EXPECT_EQ(pool.evict(), 0);
+  EXPECT_EQ(pool.free(), 4);
+  EXPECT_TRUE(pool.check_integrity({}).ok());
 }
 
 TEST(BlockTable, ExtendsAllOrNothing) {
@@ -116,6 +135,25 @@ TEST_F(PlantedFault, FreeAndReferenced) {
 TEST_F(PlantedFault, Lost) {
   PagePoolPeer::free_list(pool_).pop_back();
   expect_found("page 3 is lost");
+}
+TEST_F(PlantedFault, FreeButKept) {
+  pool_.keep(0);
+  table_.clear(pool_);
+  PagePoolPeer::free_list(pool_).push_back(0);
+  owned_.clear();
+  expect_found("page 0 is free but kept");
+}
+TEST_F(PlantedFault, CachedAndReferenced) {
+  pool_.keep(2);
+  pool_.release(2);
+  PagePoolPeer::references(pool_)[2] = 1;
+  expect_found("page 2 is cached and has 1 references");
+}
+TEST_F(PlantedFault, CachedButNotKept) {
+  pool_.keep(2);
+  pool_.release(2);
+  PagePoolPeer::kept(pool_)[2] = false;
+  expect_found("page 2 is cached but not kept");
 }
 TEST_F(PlantedFault, FreeOutside) {
   PagePoolPeer::free_list(pool_)[0] = 9;
