@@ -233,6 +233,8 @@ TEST(Engine, LogitsThatAreNotFiniteEndTheirRequestAndPoisonNobody) {
   good.sampling.logit_bias = {{50, -1000.0f}};
   ids[40] = 50;
   const GenerateRequest bad = ask(ids);
+  GenerateRequest only_scored = bad;
+  only_scored.max_tokens = 0;
   Answer first = submit(*engine, bad), second = submit(*engine, good), third = submit(*engine, bad);
   const Whole fails = read(first);
   EXPECT_EQ(fails.finish_reason, FinishReason::error);
@@ -242,8 +244,9 @@ TEST(Engine, LogitsThatAreNotFiniteEndTheirRequestAndPoisonNobody) {
   EXPECT_EQ(read(third).finish_reason, FinishReason::error);
   EXPECT_EQ(read(submit(*engine, good)).usage.cached_tokens, 64);
   EXPECT_EQ(read(submit(*engine, bad)).usage.cached_tokens, 32);  // the page before its NaN
+  EXPECT_EQ(read(submit(*engine, only_scored)).finish_reason, FinishReason::error);
   expect_no_page_used(*engine);
-  EXPECT_EQ(engine->stats().not_finite, 3u);
+  EXPECT_EQ(engine->stats().not_finite, 4u);
 }
 
 // ---- limits ----
@@ -331,16 +334,38 @@ TEST(Engine, ASlowReaderIsCancelledAloneAndHoldsNobodyUp) {
 
 // ---- life and death ----
 
-TEST(EngineThreads, EndingTheEngineEndsItsRequests) {
-  auto engine = small_engine();
+/// So long that nobody waits for its end.
+std::vector<Answer> endless(Engine& engine, int count) {
   std::vector<Answer> answers;
-  for (TokenId i = 0; i < 20; ++i) answers.push_back(submit(*engine, ask({i}, 150)));
-  answers[0].next();
+  for (TokenId i = 0; i < count; ++i) answers.push_back(submit(engine, ask({i}, 100'000)));
+  return answers;
+}
+
+ModelOptions long_context() {
+  ModelOptions o = small();
+  o.context = 0;
+  return o;
+}
+
+TEST(EngineThreads, ACancelledRequestEndsAtOnceAndFreesItsPages) {
+  auto engine = small_engine(long_context());
+  auto answers = endless(*engine, 16);  // eight of them wait
+  ASSERT_TRUE(answers[0].next());
+  for (Answer& answer : answers) answer.cancel();
+  for (Answer& answer : answers) EXPECT_EQ(read(answer).finish_reason, FinishReason::cancelled);
+  expect_no_page_used(*engine);
+  EXPECT_EQ(engine->stats().finished[static_cast<std::size_t>(FinishReason::cancelled)], 16u);
+  EXPECT_LT(engine->stats().steps, 2000u);
+}
+
+TEST(EngineThreads, EndingTheEngineEndsItsRequests) {
+  auto engine = small_engine(long_context());
+  auto answers = endless(*engine, 20);
+  ASSERT_TRUE(answers[0].next());
   engine.reset();
   for (Answer& answer : answers) {
     const Whole whole = read(answer);
     EXPECT_TRUE(answer.done());
-    if (whole.finish_reason == FinishReason::length) continue;
     EXPECT_EQ(whole.finish_reason, FinishReason::cancelled);
     EXPECT_EQ(whole.error.message, "the engine ends");
   }
