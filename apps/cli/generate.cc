@@ -15,10 +15,11 @@ struct Flags {
   ModelFlags model;
   std::vector<std::string> prompts, stops, biases;
   std::vector<herd::TokenId> stop_ids;
-  std::string prompts_file;
+  std::string prompts_file, schema_file;
   int n = 128, logprobs = -1;
-  bool prompt_logprobs = false, ignore_eos = false, json = false;
+  bool prompt_logprobs = false, ignore_eos = false, json = false, json_object = false;
   herd::SamplingParams sampling;
+  herd::AnswerFormat format;
 };
 
 herd::Result<std::vector<Entry>> collect(const Flags& flags) {
@@ -47,6 +48,16 @@ herd::Status parse_biases(Flags& flags) {
   return {};
 }
 
+/// Error: a schema file that cannot be read.
+herd::Status read_format(Flags& flags) {
+  if (flags.json_object) flags.format.kind = herd::AnswerFormat::Kind::json_object;
+  if (flags.schema_file.empty()) return {};
+  auto text = read_file(flags.schema_file);
+  if (!text.ok()) return text.error();
+  flags.format = {herd::AnswerFormat::Kind::json_schema, *std::move(text)};
+  return {};
+}
+
 void apply_flags(const Flags& flags, std::vector<Entry>& entries) {
   for (Entry& entry : entries) {
     herd::GenerateRequest& r = entry.request;
@@ -57,6 +68,7 @@ void apply_flags(const Flags& flags, std::vector<Entry>& entries) {
     r.ignore_end = flags.ignore_eos;
     r.logprobs = flags.logprobs;
     r.prompt_logprobs = flags.prompt_logprobs;
+    r.format = flags.format;
   }
 }
 
@@ -197,6 +209,7 @@ int show(const Flags& flags, const std::vector<Entry>& entries,
 int run(Flags& flags) {
   if (herd::Status status = parse_biases(flags); !status.ok())
     return fail(status.error().message, kWrongUse);
+  if (herd::Status status = read_format(flags); !status.ok()) return fail(status.error());
   auto entries = collect(flags);
   if (!entries.ok()) return fail(entries.error());
   if (entries->empty()) return fail("no prompts given: use -p TEXT or --prompts FILE", kWrongUse);
@@ -255,6 +268,11 @@ void add_generate(CLI::App& app, int& exit_code) {
       ->allow_extra_args(false);
   command->add_option("--stop-id", flags->stop_ids, "token id that ends an answer, may be repeated")
       ->allow_extra_args(false);
+  auto* object = command->add_flag("--json-object", flags->json_object, "answers are JSON objects");
+  command
+      ->add_option("--json-schema", flags->schema_file,
+                   "answers are JSON as this file's JSON Schema says (docs/json_schema.md)")
+      ->excludes(object);
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the model's own end token");
   command
       ->add_option("--logprobs", flags->logprobs,
