@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,7 +34,7 @@ void add_any_string(Builder& b, StateId start, std::uint32_t min, std::uint32_t 
 /// The same without escapes and without the strings `names`.
 void add_other_string(Builder& b, StateId start, const std::vector<std::string>& names);
 
-/// Just `text`, spelt as JSON spells it with the fewest escapes.
-void add_this_string(Builder& b, StateId start, std::string_view text);
+/// Just one of `texts`, spelt as JSON spells it with the fewest escapes.
+void add_these_strings(Builder& b, StateId start, std::span<const std::string> texts);
 
 }  // namespace herd::constrain

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <set>
+#include <span>
 
 #include "constrain/scalars.h"
 #include "constrain/schema_text.h"
@@ -261,28 +262,29 @@ class Compiler {
   void literals(const Place& p, const std::vector<const Json*>& values,
                 const std::vector<std::string>& types, StateId from, StateId to) {
     const bool typed = has(*p.schema, "type");
-    StateId strings = kNoLimit;
+    std::vector<std::string> strings;
     for (const Json* v : values) {
       const auto fits = [&](const std::string& type) { return has_type(*v, type); };
       if (typed && std::ranges::none_of(types, fits)) continue;
-      if (!v->is_string()) {
+      if (v->is_string())
+        strings.push_back(*v);
+      else
         literal(*v, from, to);
-        continue;
-      }
-      if (strings == kNoLimit) {
-        strings = b_.state();
-        b_.push(from, '"', strings, to);
-      }
-      // Each in states of its own: where one closes, another may go on.
-      const StateId start = b_.state();
-      b_.silent(strings, start);
-      add_this_string(b_, start, v->get_ref<const std::string&>());
     }
+    if (!strings.empty()) these(strings, from, to);
   }
+
+  /// One of some strings, with its quotes.
+  void these(std::span<const std::string> texts, StateId from, StateId to) {
+    const StateId body = b_.state();
+    b_.push(from, '"', body, to);
+    add_these_strings(b_, body, texts);
+  }
+  void one(const std::string& text, StateId from, StateId to) { these({&text, 1}, from, to); }
 
   void literal(const Json& v, StateId from, StateId to) {
     if (stopped()) return;
-    if (!v.is_structured()) return v.is_string() ? key(v, from, to) : b_.text(from, v.dump(), to);
+    if (!v.is_structured()) return v.is_string() ? one(v, from, to) : b_.text(from, v.dump(), to);
     const bool object = v.is_object();
     const StateId start = b_.state();
     b_.push(from, object ? '{' : '[', start, to);
@@ -304,12 +306,6 @@ class Compiler {
 
   // ---- objects ----
 
-  /// `"name"` between two states.
-  void key(const std::string& name, StateId from, StateId to) {
-    const StateId body = b_.state();
-    b_.push(from, '"', body, to);
-    add_this_string(b_, body, name);
-  }
   /// `:` and white space after a name.
   StateId colon(StateId after_name) {
     const StateId before_value = b_.state();
@@ -320,7 +316,7 @@ class Compiler {
   /// `"name":` from a state on; where its value begins.
   StateId member_start(const std::string& name, StateId from) {
     const StateId after = b_.state();
-    key(name, from, after);
+    one(name, from, after);
     return colon(after);
   }
   /// White space and the closing byte, or it alone.

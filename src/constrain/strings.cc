@@ -146,12 +146,21 @@ void add_other_string(Builder& b, StateId start, const std::vector<std::string>&
   }
 }
 
-void add_this_string(Builder& b, StateId start, std::string_view text) {
-  const std::string quoted = nlohmann::json(text).dump();
-  const std::string_view inside = std::string_view(quoted).substr(1, quoted.size() - 2);
-  const StateId end = inside.empty() ? start : b.state();
-  b.text(start, inside, end);
-  b.closes(end, kQuote);
+void add_these_strings(Builder& b, StateId start, std::span<const std::string> texts) {
+  std::map<std::pair<StateId, char>, StateId> tree;  // texts that begin alike share states
+  for (const std::string& text : texts) {
+    const std::string quoted = nlohmann::json(text).dump();
+    StateId at = start;
+    for (const char byte : std::string_view(quoted).substr(1, quoted.size() - 2)) {
+      const auto [child, fresh] = tree.try_emplace({at, byte}, at);
+      if (fresh) {
+        child->second = b.state();
+        b.edge(at, byte, child->second);
+      }
+      at = child->second;
+    }
+    b.closes(at, kQuote);
+  }
 }
 
 }  // namespace herd::constrain

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -215,7 +216,9 @@ class SlowReader {
     };
     if (it == v.end()) return space(at, close);
     const Next item = [&, it](std::size_t in) {
-      const Next after = [&, it](std::size_t end) { return literal_items(v, it + 1, end, next); };
+      const Next after = [&, it](std::size_t end) {
+        return literal_items(v, std::next(it), end, next);
+      };
       if (!v.is_object()) return literal(*it, in, after);
       return word(Json(it.key()).dump() + ":", in, [&, it](std::size_t end) {
         return space(end, [&, it](std::size_t start) { return literal(*it, start, after); });
