@@ -17,11 +17,14 @@ void relax() {
 #endif
 }
 
+}  // namespace
+
 /// Waits until `value` is no longer `old`.
 template <class T>
-void wait_while(std::atomic<T>& value, T old) {
+void ThreadPool::wait_while(std::atomic<T>& value, T old, int thread) {
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
+    if (idle_.call != nullptr) idle_.call(idle_.context, thread);
     relax();
   }
   for (int i = 0; i < kYields; ++i) {
@@ -31,9 +34,7 @@ void wait_while(std::atomic<T>& value, T old) {
   value.wait(old, std::memory_order_acquire);
 }
 
-}  // namespace
-
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, Idle idle) : idle_(idle) {
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -58,7 +59,7 @@ void ThreadPool::run_job(Job job, int chunks) {
   take_chunks(0);
   for (int left = left_.load(std::memory_order_acquire); left != 0;
        left = left_.load(std::memory_order_acquire))
-    wait_while(left_, left);
+    wait_while(left_, left, 0);
 }
 
 void ThreadPool::take_chunks(int thread) {
@@ -74,7 +75,7 @@ void ThreadPool::take_chunks(int thread) {
 void ThreadPool::work(int thread) {
   std::uint32_t seen = 0;
   for (;;) {
-    wait_while(generation_, seen);
+    wait_while(generation_, seen, thread);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_acquire)) return;
     take_chunks(thread);

@@ -13,8 +13,16 @@ namespace herd {
 /// Runs loops on `threads` threads, the caller being one of them. One caller at a time.
 class ThreadPool {
  public:
-  /// REQUIRES: threads >= 1. Starts threads - 1 workers.
-  explicit ThreadPool(int threads);
+  /// What a waiting thread does between looks at what it waits for: prefetching, say. Must return
+  /// within a microsecond.
+  struct Idle {
+    void (*call)(void* context, int thread) = nullptr;
+    void* context = nullptr;
+  };
+
+  /// REQUIRES: threads >= 1. Starts threads - 1 workers, which may call `idle` from now on.
+  explicit ThreadPool(int threads) : ThreadPool(threads, Idle{}) {}
+  ThreadPool(int threads, Idle idle);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,6 +46,8 @@ class ThreadPool {
     void* context = nullptr;
   };
   void run_job(Job job, int chunks);
+  template <class T>
+  void wait_while(std::atomic<T>& value, T old, int thread);
   void take_chunks(int thread);
   void work(int thread);
 
@@ -46,6 +56,7 @@ class ThreadPool {
   // set up; the ticket tells it in one step which chunk it got and of how many, and a job is not
   // touched while one of its chunks is out.
   Job job_;
+  const Idle idle_;
   alignas(64) std::atomic<std::uint32_t> generation_{0};  // counts jobs; workers wait for a change
   alignas(64) std::atomic<std::uint64_t> ticket_{0};      // chunks << 32 | next chunk
   alignas(64) std::atomic<int> left_{0};                  // chunks not done

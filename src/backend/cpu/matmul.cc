@@ -8,6 +8,10 @@ namespace {
 
 constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
 
+constexpr std::int32_t kReadAheadRows = 4;              // up to here a product is bound by reading
+constexpr std::int64_t kReadAheadBytes = 128 << 10;     // per thread: a part of its own cache
+constexpr int kReadAheadLines = 8;                      // at a time
+
 /// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
 struct TileRows {
   std::int32_t first, rows;
@@ -68,11 +72,46 @@ void CpuBackend::products(const ProductArgs& args) {
     ++counters_.matmuls;
   }
   if (args.rows == 0) return;
+  look_ahead(args);
   sum_inputs(args);
   if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
     matmul_fused(args);
   else
     matmul_tiled(args);
+}
+
+/// Steps run the same products in the same order, so what came next the last time is what to fetch
+/// while a thread waits: at few rows a step is bound by the reading of weights, and waiting for the
+/// other threads, or for an op too small to share, would be time in which nothing is read.
+void CpuBackend::look_ahead(const ProductArgs& args) {
+  const std::int32_t first = args.weights[0].index;
+  if (last_product_ >= 0) matrices_[static_cast<std::size_t>(last_product_)].next = first;
+  last_product_ = first;
+  const std::int32_t next = matrix(args.weights[0]).next;
+  if (next < 0 || args.rows > kReadAheadRows) {
+    ahead_.data.store(nullptr, std::memory_order_relaxed);
+    return;
+  }
+  const Matrix& m = matrix({next});
+  ahead_.bytes.store(m.panels * m.panel_bytes, std::memory_order_relaxed);
+  ahead_.chunk_bytes.store(panels_per_chunk(m.panels, pool_.threads(), 2) * m.panel_bytes,
+                           std::memory_order_relaxed);
+  ahead_.data.store(m.data, std::memory_order_relaxed);
+}
+
+/// A few lines more of this thread's share of the coming matrix: the chunks it is likely to get.
+void CpuBackend::read_ahead(int thread) {
+  const std::byte* data = ahead_.data.load(std::memory_order_relaxed);
+  Ahead::Progress& progress = ahead_.threads[static_cast<std::size_t>(thread)];
+  if (progress.data != data) progress = {data, 0};
+  if (data == nullptr || progress.at >= kReadAheadBytes) return;
+  const std::int64_t chunk = ahead_.chunk_bytes.load(std::memory_order_relaxed);
+  const std::int64_t at =
+      (progress.at / chunk * pool_.threads() + thread) * chunk + progress.at % chunk;
+  if (at < ahead_.bytes.load(std::memory_order_relaxed))
+    for (int line = 0; line < kReadAheadLines; ++line)
+      __builtin_prefetch(data + at + line * 64, 0, 2);
+  progress.at += kReadAheadLines * 64;
 }
 
 /// Sums of each group of inputs, for every size of group among the weights that have mins.
