@@ -138,7 +138,7 @@ class CpuBackend final : public Backend {
   Counters counters_;
   std::vector<Matrix> matrices_;
   std::int32_t last_product_ = -1;  // its first matrix
-  Arena weights_;  // a piece for each matrix
+  Arena weights_;                   // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
   const Batch* batch_ = nullptr;  // of the step under way

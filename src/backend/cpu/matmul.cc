@@ -8,9 +8,9 @@ namespace {
 
 constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
 
-constexpr std::int32_t kReadAheadRows = 4;              // up to here a product is bound by reading
-constexpr std::int64_t kReadAheadBytes = 128 << 10;     // per thread: a part of its own cache
-constexpr int kReadAheadLines = 8;                      // at a time
+constexpr std::int32_t kReadAheadRows = 4;           // up to here a product is bound by reading
+constexpr std::int64_t kReadAheadBytes = 128 << 10;  // per thread: a part of its own cache
+constexpr int kReadAheadLines = 8;                   // at a time
 
 /// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
 struct TileRows {
