@@ -98,11 +98,11 @@ class CpuBackend final : public Backend {
     float* out[3];
     bool add;
   };
-  /// The matrix that comes next, in chunks, and how far each thread has asked for its share. Asking
+  /// The matrix that comes next, and how far each thread has asked for its share. Asking
   /// for a wrong address does no harm, so the fields need not agree while they change.
   struct Ahead {
     std::atomic<const std::byte*> data{nullptr};
-    std::atomic<std::int64_t> bytes{0}, chunk_bytes{64};
+    std::atomic<std::int64_t> bytes{0};
     struct alignas(64) Progress {
       const std::byte* data = nullptr;
       std::int64_t at = 0;

@@ -53,11 +53,10 @@ void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int
       to[std::int64_t{k} * rows + r] = x[std::int64_t{r} * columns + k];
 }
 
-/// Panels handed to a thread at a time: enough to amortise the hand-out, few enough to balance.
-std::int32_t panels_per_chunk(std::int64_t panels, int threads, std::int32_t least) {
-  std::int64_t wanted = panels / (std::int64_t{8} * threads);
-  wanted = std::clamp<std::int64_t>(wanted, least, 64);
-  return static_cast<std::int32_t>((wanted + least - 1) / least * least);
+/// Panels handed to a thread at a time, up to `most`: enough to amortise the hand-out, few enough
+/// to balance.
+std::int32_t panels_per_chunk(std::int32_t panels, int threads, std::int32_t most) {
+  return std::clamp(panels / (8 * threads), 2, most) / 2 * 2;
 }
 
 }  // namespace
@@ -94,21 +93,18 @@ void CpuBackend::look_ahead(const ProductArgs& args) {
   }
   const Matrix& m = matrix({next});
   ahead_.bytes.store(m.panels * m.panel_bytes, std::memory_order_relaxed);
-  ahead_.chunk_bytes.store(panels_per_chunk(m.panels, pool_.threads(), 2) * m.panel_bytes,
-                           std::memory_order_relaxed);
   ahead_.data.store(m.data, std::memory_order_relaxed);
 }
 
-/// A few lines more of this thread's share of the coming matrix: the chunks it is likely to get.
+/// A few lines more of this thread's share of the coming matrix.
 void CpuBackend::read_ahead(int thread) {
   const std::byte* data = ahead_.data.load(std::memory_order_relaxed);
   Ahead::Progress& progress = ahead_.threads[static_cast<std::size_t>(thread)];
   if (progress.data != data) progress = {data, 0};
   if (data == nullptr || progress.at >= kReadAheadBytes) return;
-  const std::int64_t chunk = ahead_.chunk_bytes.load(std::memory_order_relaxed);
-  const std::int64_t at =
-      (progress.at / chunk * pool_.threads() + thread) * chunk + progress.at % chunk;
-  if (at < ahead_.bytes.load(std::memory_order_relaxed))
+  const std::int64_t bytes = ahead_.bytes.load(std::memory_order_relaxed);
+  const std::int64_t at = bytes / pool_.threads() * thread / 64 * 64 + progress.at;
+  if (at < bytes)
     for (int line = 0; line < kReadAheadLines; ++line)
       __builtin_prefetch(data + at + line * 64, 0, 2);
   progress.at += kReadAheadLines * 64;
@@ -194,7 +190,7 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 4);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
 
@@ -228,7 +224,7 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 64);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
 
