@@ -22,9 +22,21 @@ bool add_space(std::uint8_t& run, std::uint8_t byte) {
   return true;
 }
 
+void add_thresholds(const State& state, std::vector<std::uint32_t>& to) {
+  if (state.min > 0) to.push_back(state.min);
+  if (state.max < kNoLimit) to.push_back(state.max);
+}
+void sort_unique(std::vector<std::uint32_t>& list) {
+  std::ranges::sort(list);
+  list.erase(std::unique(list.begin(), list.end()), list.end());
+}
+
 }  // namespace
 
-Matcher::Matcher(Automaton automaton) : a_(std::move(automaton)), marks_(a_.states.size(), 0) {}
+Matcher::Matcher(Automaton automaton) : a_(std::move(automaton)), marks_(a_.states.size(), 0) {
+  for (const State& state : a_.states) add_thresholds(state, thresholds_);
+  sort_unique(thresholds_);
+}
 
 std::uint8_t Matcher::slack(int depth) const {
   return static_cast<std::uint8_t>(std::min<int>(kDeepest - depth, a_.highest + 1));
@@ -71,8 +83,11 @@ void Matcher::describe(const Cursor& c, const Frames& frames, std::uint32_t long
                        std::vector<std::uint32_t>& words) const {
   words.assign(
       {c.set, c.run, std::min<std::uint32_t>(kDeepest - c.depth, a_.highest + 1 + longest)});
-  for (const std::uint32_t t : sets_[c.set].thresholds)
-    words.push_back(t > c.count ? std::min(t - c.count, longest + 1) : 0);
+  // Far from every limit, only which of them lie behind matters.
+  const auto next = std::ranges::upper_bound(thresholds_, c.count);
+  const bool near = next != thresholds_.end() && *next - c.count <= longest;
+  words.push_back(near ? 1 : 0);
+  words.push_back(near ? c.count : static_cast<std::uint32_t>(next - thresholds_.begin()));
   for (std::uint32_t f = c.frame; f != 0; f = frames[f].parent) {
     words.push_back(frames[f].push);
     words.push_back(frames[f].count);
@@ -140,8 +155,7 @@ Matcher::Entry Matcher::find(const Cursor& c, std::uint8_t byte) {
   if (!moved_.empty()) return {Kind::move, flags, close(moved_, deeper), 0};
   if (!pushed_.empty()) return find_push(below);
   if (popped_.empty()) return {Kind::dead, 0, 0, 0};
-  std::ranges::sort(popped_);
-  popped_.erase(std::unique(popped_.begin(), popped_.end()), popped_.end());
+  sort_unique(popped_);
   return {Kind::pop, 0, pop_contexts_.id(popped_), 0};
 }
 
@@ -221,13 +235,10 @@ void Matcher::note_set(std::uint32_t id) {
   for (std::size_t i = 0; i < items.size(); i += 2) {
     const State& state = a_.states[items[i]];
     set.accepts = set.accepts || items[i] == a_.accept;
-    if (state.min > 0) set.thresholds.push_back(state.min);
-    if (state.max < kNoLimit) set.thresholds.push_back(state.max);
+    add_thresholds(state, set.thresholds);
   }
   set.ends = items.size() == 2 && set.accepts;
-  std::ranges::sort(set.thresholds);
-  set.thresholds.erase(std::unique(set.thresholds.begin(), set.thresholds.end()),
-                       set.thresholds.end());
+  sort_unique(set.thresholds);
   threshold_words_ += set.thresholds.size();
   sets_.push_back(std::move(set));
 }

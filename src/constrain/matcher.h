@@ -88,6 +88,7 @@ class Matcher {
   bool fits(StateId state, std::uint8_t slack) const { return a_.states[state].height <= slack; }
 
   Automaton a_;
+  std::vector<std::uint32_t> thresholds_;  // of all states
   Interner set_items_, push_entries_, pop_contexts_, pops_;
   std::vector<Set> sets_;
   std::vector<Entry> entries_;           // rows of n_classes

@@ -1,5 +1,6 @@
 // Numbers as automata over their digits.
 #include <algorithm>
+#include <cstdlib>
 
 #include "constrain/scalars.h"
 
@@ -40,11 +41,12 @@ void add_exponent(Builder& b, StateId from, StateId to) {
 enum class Fraction { any, zero, not_zero };
 
 /// A fraction, or none where that is zero.
-void add_fraction(Builder& b, StateId from, StateId to, Fraction which) {
+void add_fraction(Builder& b, StateId from, StateId to, Fraction which, int most) {
   if (which != Fraction::not_zero) b.silent(from, to);
+  if (most < 1) return;
   StateId zeros = b.state(), others = b.state();
   b.edge(from, '.', zeros);
-  for (int i = 0; i < kMostDigits; ++i) {
+  for (int i = 0; i < most; ++i) {
     const StateId next_zeros = b.state(), next_others = b.state();
     b.edge(zeros, kZero, kZero, next_zeros);
     if (which != Fraction::zero) b.edge(zeros, kOne, kNine, next_others);
@@ -91,6 +93,7 @@ void add_between(Builder& b, StateId from, std::int64_t low, std::int64_t high, 
 struct Magnitudes {
   std::int64_t low, high;
   bool low_open, high_open;
+  int fraction;  // most digits
 };
 
 /// The numbers from low to high, none of them below 0.
@@ -101,11 +104,20 @@ void add_magnitudes(Builder& b, StateId from, StateId to, bool integer, const Ma
     if (low > high) return;
     const StateId end = b.state();
     add_between(b, from, low, high, end);
-    add_fraction(b, end, to, fraction);
+    add_fraction(b, end, to, fraction, m.fraction);
   };
   if (m.low_open && m.low < m.high) part(m.low, m.low, Fraction::not_zero);
   part(m.low + (m.low_open ? 1 : 0), m.high - 1, Fraction::any);
   if (!m.high_open && (m.low < m.high || !m.low_open)) part(m.high, m.high, Fraction::zero);
+}
+
+/// Decimals of 15 digits keep their order as doubles: what is above a bound stays so when it is
+/// read.
+int fraction_digits(const NumberRange& range) {
+  std::int64_t largest = 0;
+  for (const auto& bound : {range.low, range.high})
+    if (bound) largest = std::max(largest, std::abs(*bound));
+  return 15 - static_cast<int>(std::to_string(largest).size());
 }
 
 }  // namespace
@@ -119,17 +131,18 @@ void add_number(Builder& b, StateId from, StateId to, const NumberRange& range) 
     add_whole(b, minus, whole);
     if (range.integer) return;
     const StateId mantissa = b.state();
-    add_fraction(b, whole, mantissa, Fraction::any);
+    add_fraction(b, whole, mantissa, Fraction::any, kMostDigits);
     b.silent(mantissa, to);
     return add_exponent(b, mantissa, to);
   }
   const std::int64_t low = range.low.value_or(-kLargestWhole),
                      high = range.high.value_or(kLargestWhole);
+  const int fraction = fraction_digits(range);
   const Magnitudes positive{std::max<std::int64_t>(low, 0), high, range.low_open && low >= 0,
-                            range.high_open};
+                            range.high_open, fraction};
   if (high >= 0) add_magnitudes(b, from, to, range.integer, positive);
   const Magnitudes negative{std::max<std::int64_t>(-high, 0), -low, range.high_open && high <= 0,
-                            range.low_open};
+                            range.low_open, fraction};
   if (low < 0) add_magnitudes(b, minus, to, range.integer, negative);
 }
 

@@ -23,7 +23,8 @@ struct NumberRange {
 };
 
 /// Every number of the range that is spelt with at most kMostDigits digits before and after the
-/// point; with an exponent (at most two digits) only if there is no bound. Adds nothing for an
+/// point. With a bound: no exponent (else of at most two digits), and fewer digits after the point.
+/// Adds nothing for an
 /// empty range.
 void add_number(Builder& b, StateId from, StateId to, const NumberRange& range);
 

@@ -215,14 +215,14 @@ TEST(Mask, CachesAreBoundedAndDecideNothing) {
   std::vector<std::string> words;
   std::mt19937 random(5);
   Json schema;
-  for (int i = 0; i < 9000; ++i) {
+  for (int i = 0; i < 12000; ++i) {
     words.push_back(std::to_string(random()));
     schema["enum"].push_back(words.back());
   }
   std::ranges::sort(words);
   const auto shared = grammar(schema.dump());
   std::size_t most = 0, least_after = 0;
-  for (int answer = 0; answer < 6000; ++answer) {
+  for (int answer = 0; answer < 12000; ++answer) {
     Constraint c(shared), other(shared);
     std::string text;
     while (!c.ended()) {

@@ -160,6 +160,13 @@ class SlowReader {
       if (s.contains(key)) return true;
     return false;
   }
+  static std::size_t most_fraction(const Json& s) {
+    std::size_t longest = 1;
+    for (const char* key : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+      if (s.contains(key))
+        longest = std::max(longest, std::to_string(std::abs(s[key].get<int>())).size());
+    return 15 - longest;
+  }
   static bool within(double x, const Json& s) {
     return !(s.contains("minimum") && !(x >= s["minimum"].get<double>())) &&
            !(s.contains("maximum") && !(x <= s["maximum"].get<double>())) &&
@@ -180,7 +187,7 @@ class SlowReader {
     if (at < spelt.size() && spelt[at] == '.') {
       ++at;
       const std::size_t fraction = digits();
-      if (integer || fraction == 0 || fraction > 18) return false;
+      if (integer || fraction == 0 || fraction > (bounded(s) ? most_fraction(s) : 18)) return false;
     }
     if (at < spelt.size() && (spelt[at] == 'e' || spelt[at] == 'E')) {
       ++at;
