@@ -28,7 +28,6 @@ constexpr std::string_view kServerHeaders =
 
 std::string_view status_text(int status) {
   switch (status) {
-    case 100: return "Continue";
     case 200: return "OK";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
@@ -42,8 +41,6 @@ std::string_view status_text(int status) {
     case 431: return "Request Header Fields Too Large";
     case 500: return "Internal Server Error";
     case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 505: return "HTTP Version Not Supported";
     default: return "Error";
   }
 }

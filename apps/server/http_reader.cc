@@ -86,8 +86,6 @@ void HttpReader::finish_header() {
     return fail(431,
                 fmt::format("{} header fields, the limit is {}", fields, limits_.header_fields),
                 "header_too_large");
-  if (message.version() != 10 && message.version() != 11)
-    return fail(505, "only HTTP/1.0 and HTTP/1.1 are spoken here", "bad_http");
   const Found host = find(message, http::field::host), origin = find(message, http::field::origin),
               key = find(message, http::field::authorization),
               expect = find(message, http::field::expect);

@@ -159,8 +159,8 @@ void Server::Impl::tick() {
 void Server::Impl::wait_for_signal() {
   signals.async_wait([this](Error error, int) {
     if (error) return;
-    stop();
     wait_for_signal();
+    stop();
   });
 }
 
