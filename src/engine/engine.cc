@@ -324,5 +324,10 @@ Result<std::vector<TokenId>> Engine::encode(std::string_view text, bool add_bos)
 Result<std::string> Engine::decode(std::span<const TokenId> ids, bool special) const {
   return impl_->model.decode(ids, special);
 }
+Result<Vocabulary> Engine::vocabulary() const {
+  const LlamaModel::Impl& model = impl_->model.impl();
+  if (model.tokenizer == nullptr) return model.tokenizer_error;
+  return Vocabulary(model.tokenizer);
+}
 
 }  // namespace herd
