@@ -1,0 +1,21 @@
+# What `cmake --install` puts where: the library with its headers, a CMake package, a pkg-config file, the
+# program.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+install(TARGETS herd EXPORT herdTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/herd DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TARGET herd_cli)
+  install(TARGETS herd_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/herd)
+install(EXPORT herdTargets NAMESPACE herd:: DESTINATION ${package})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/herdConfig.cmake.in
+  ${PROJECT_BINARY_DIR}/herdConfig.cmake INSTALL_DESTINATION ${package})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/herdConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/herdConfig.cmake ${PROJECT_BINARY_DIR}/herdConfigVersion.cmake
+  DESTINATION ${package})
+
+configure_file(${CMAKE_CURRENT_LIST_DIR}/herd.pc.in ${PROJECT_BINARY_DIR}/herd.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/herd.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
