@@ -420,7 +420,7 @@ class Verifier {
     baseline_ = host_;
     report_.devices.push_back({device_, model->info().backend, "", 0, {}});
     Group group;
-    const Indices some = shortest(*baseline_, options_.full ? 130 : 20);
+    const Indices some = shortest(*baseline_, options_.full ? 60 : 20);
     group.cases.push_back({"the bits of the cpu", [some](LlamaModel& m, Comparison& c) {
                              return in_batches(m, c, some, kBatch);
                            }});
@@ -520,7 +520,7 @@ class Verifier {
         g.variant = std::string(herd::to_string(isa));
         const bool slow = isa == herd::Isa::scalar;
         const Indices some =
-            slow ? shortest(*baseline_, options_.full ? 250 : 60) : all_of(*baseline_);
+            slow ? shortest(*baseline_, options_.full ? 120 : 60) : all_of(*baseline_);
         g.cases.push_back(
             {fmt::format("{}, {} thread{}", g.variant, threads, threads == 1 ? "" : "s"),
              [=](LlamaModel& m, Comparison& c) { return in_batches(m, c, some, 16); }});
