@@ -70,6 +70,7 @@ herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions 
 
 // Each command adds itself to the program; `exit_code` is set when it ran.
 void add_generate(CLI::App& app, int& exit_code);
+void add_chat(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);
 void add_logits(CLI::App& app, int& exit_code);
@@ -81,5 +82,6 @@ void add_perplexity(CLI::App& app, int& exit_code);
 void add_score(CLI::App& app, int& exit_code);
 void add_fidelity(CLI::App& app, int& exit_code);
 void add_verify(CLI::App& app, int& exit_code);
+void add_serve(CLI::App& app, int& exit_code);
 
 }  // namespace cli

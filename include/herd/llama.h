@@ -128,6 +128,15 @@ class LlamaModel {
 
 // ---- generation: many prompts, one ragged batch ----
 
+/// What an answer must be. Every token that would break it is left out before the choice, so the
+/// answer keeps to it whatever the model prefers; it is whole unless max_tokens or a stop string
+/// cuts it. docs/json_schema.md: what is understood of JSON Schema, and which JSON is written.
+struct AnswerFormat {
+  enum class Kind { text, json_object, json_schema };
+  Kind kind = Kind::text;
+  std::string schema;  // of json_schema: the schema as JSON
+};
+
 struct GenerateRequest {
   std::string prompt;        // used when ids is empty
   std::vector<TokenId> ids;  // used as they are
@@ -140,6 +149,8 @@ struct GenerateRequest {
   bool prompt_logprobs = false;   // also of each prompt token from prompt_logprobs_from on; what
                                   // stands before may then come from the cache
   std::int32_t prompt_logprobs_from = 1;  // 1: all that have something before them
+  AnswerFormat format;  // errors in it name the place and the keyword: invalid_argument,
+                        // unsupported, out_of_range; resource_exhausted: too many others
   /// Sees the logits [vocab] that follow the token at `position`: those each token of the answer is
   /// chosen from, and with prompt_logprobs those of the prompt. Called by the thread that runs the
   /// model, positions ascending; must be quick.
