@@ -7,6 +7,14 @@ install(TARGETS herd EXPORT herdTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBD
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/herd DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 if(TARGET herd_cli)
   install(TARGETS herd_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  find_package(Python3 COMPONENTS Interpreter)
+  if(Python3_FOUND AND NOT CMAKE_CROSSCOMPILING)  # the manual page is made from the program's own help
+    install(CODE "
+      file(MAKE_DIRECTORY \"${PROJECT_BINARY_DIR}/man\")
+      execute_process(COMMAND ${Python3_EXECUTABLE} -B ${PROJECT_SOURCE_DIR}/scripts/man.py
+        $<TARGET_FILE:herd_cli> ${PROJECT_BINARY_DIR}/man/herd.1 COMMAND_ERROR_IS_FATAL ANY)")
+    install(FILES ${PROJECT_BINARY_DIR}/man/herd.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+  endif()
 endif()
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/herd)

@@ -16,6 +16,12 @@ run(${CMAKE_COMMAND} -S ${SOURCE}/consumer -B ${BUILD}/install_test/build -DCMAK
 run(${CMAKE_COMMAND} --build ${BUILD}/install_test/build)
 run(${BUILD}/install_test/build/consumer ${MODEL})
 run(${prefix}/bin/herd --version)
+file(READ ${prefix}/share/man/man1/herd.1 manual)
+foreach(command generate verify score)
+  if(NOT manual MATCHES "SS herd ${command}")
+    message(FATAL_ERROR "herd.1 does not tell of ${command}")
+  endif()
+endforeach()
 
 file(GLOB_RECURSE pc ${prefix}/*/herd.pc)
 get_filename_component(folder ${pc} DIRECTORY)
