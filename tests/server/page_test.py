@@ -159,7 +159,7 @@ class Page(unittest.TestCase):
             stop()
             text = answered(self.browser, "stopped")
             self.assertTrue(self.server.wait_for(lambda: self.server.stats()["running"] == 0, 10))
-            whole = ask(self.server, [{"role": "user", "content": "Write a long story about a ship."}], max_tokens=400)
+            whole = ask(self.server, [{"role": "user", "content": "Write a long story about a ship."}], max_tokens=100)
             self.assertTrue(whole.startswith(text[:200]), (text, whole))
             self.assertTrue(self.browser.evaluate("document.querySelector('#stop').hidden"))
             self.browser.click("#new")
@@ -226,6 +226,8 @@ class Page(unittest.TestCase):
         self.browser.wait_for(f"plots.rows.values.length > {count}", 5)
 
     def test_names_contrast_and_width(self):
+        settings(self.browser, max_tokens=12)
+        self.browser.type("#check-tokens", "8")
         say(self.browser, "Hello")
         answered(self.browser)
         run_check(self.browser)
@@ -305,17 +307,19 @@ def take_screenshots(folder):
         browser.open(server.url)
         settings(browser, temperature=0, max_tokens=160)
         browser.evaluate("document.querySelector('#settings').open = false")
-        say(browser, "What is a hash table?")
-        answered(browser)
+        for count, text in enumerate(["What is a hash table, in one sentence?", "Name three fruits."], 1):
+            say(browser, text)
+            browser.wait_for(f"document.querySelectorAll('#log .assistant').length === {count}")
+            answered(browser)
         run_check(browser)
-        say(browser, "And when would you not use one?")
-        browser.wait_for("document.querySelectorAll('#log .assistant').length === 2")
-        answered(browser)
+        browser.evaluate("void keepCompany(otherPrompts(20, 0), 2000, AbortSignal.timeout(60000)).catch(() => {})")
+        browser.wait_for("Number(document.querySelector('#running').textContent) === 16")
+        time.sleep(8)
         for name, width, height in (("page", 1280, 800), ("phone", 390, 844)):
             for scheme in ("light", "dark"):
                 browser.look(width, height, scheme)
-                time.sleep(0.3)
                 browser.evaluate("document.querySelector('#log').scrollTop = 1e6")
+                time.sleep(1.5)
                 browser.screenshot(os.path.join(folder, f"{name}-{scheme}.png"), whole=name == "phone")
         browser.evaluate("document.querySelector('#settings').open = true; scrollTo(0, 0)")
         browser.screenshot(os.path.join(folder, "phone-settings.png"))

@@ -294,9 +294,10 @@ function showStats(stats) {
   for (const [name, field] of Object.entries(kPlots)) {
     $(name).textContent = Math.round(stats[field]);
     plots[name].add(stats[field]);
+    $(`${name}-most`).textContent = `most ${Math.round(Math.max(...plots[name].values))}`;
   }
   showPages(stats.pages);
-  $("totals").textContent = `${plural(stats.answer_tokens, "token")} answered since the start`;
+  $("totals").textContent = `${plural(stats.answer_tokens, "token")} answered`;
 }
 
 const getStats = async (signal) => (await call("/stats", null, signal)).json();
