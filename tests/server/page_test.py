@@ -164,6 +164,30 @@ class Page(unittest.TestCase):
             self.assertTrue(self.browser.evaluate("document.querySelector('#stop').hidden"))
             self.browser.click("#new")
 
+    def test_a_new_chat_forgets_the_old_one(self):
+        settings(self.browser, temperature=0, max_tokens=1500)
+        say(self.browser, "Write a long story about a ship.")
+        self.browser.wait_for(f"document.querySelector('{LAST} .text')?.textContent.length > 10")
+        self.browser.click("#new")
+        self.browser.wait_for("!document.querySelector('#send').hidden")
+        settings(self.browser, max_tokens=12)
+        say(self.browser, "Hello")
+        self.assertEqual(answered(self.browser), ask(self.server, [{"role": "user", "content": "Hello"}], max_tokens=12))
+
+    def test_refusals_are_said_in_words(self):
+        body = json.dumps({"error": {"message": "too many requests wait"}})
+        said = self.browser.evaluate(
+            f"refusal(new Response({body!r}, {{status: 503, headers: {{'Retry-After': '3'}}}})).then((e) => e.message)")
+        self.assertEqual(said, "too many requests wait (again in 3 s)")
+        said = self.browser.evaluate("refusal(new Response('<html>', {status: 502})).then((e) => e.message)")
+        self.assertEqual(said, "The server answered 502.")
+        for text, why in (("data: {\"error\": {\"message\": \"shutting down\"}}\n\n", "shutting down"),
+                          ("data: {}\n\n", "The stream ended before the answer did.")):
+            said = self.browser.evaluate(
+                "(async () => { try { for await (const e of readEvents(new Response(" + json.dumps(text) + "))); }"
+                " catch (error) { return error.message; } })()")
+            self.assertEqual(said, why)
+
     def test_same_answer_alone_and_together(self):
         settings(self.browser, temperature=0.9, seed=11)
         self.browser.type("#others", "7")

@@ -31,7 +31,7 @@ async function refusal(response) {
     message = (await response.json()).error.message;
   } catch { /* no JSON: the status must do */ }
   const wait = response.headers.get("Retry-After");
-  if (wait) message += ` Try again in ${wait} s.`;
+  if (wait) message += ` (again in ${wait} s)`;
   if (response.status === 401) askForKey();
   return new ApiError(message, response.status);
 }
@@ -155,7 +155,7 @@ function factsOf(answer, begun, seed, how) {
   const facts = [];
   const tokens = answer.usage?.completion_tokens;
   if (tokens) facts.push(plural(tokens, "token"));
-  if (tokens > 1) facts.push(`${((tokens - 1) / (answer.last - answer.first) * 1000).toFixed(0)} a second`);
+  if (tokens > 1 && answer.last > answer.first) facts.push(`${((tokens - 1) / (answer.last - answer.first) * 1000).toFixed(0)} a second`);
   if (answer.first) facts.push(`first after ${(answer.first - begun).toFixed(0)} ms`);
   const cached = answer.usage?.prompt_tokens_details?.cached_tokens;
   if (cached) facts.push(`${cached} of ${answer.usage.prompt_tokens} prompt tokens from the cache`);
@@ -175,15 +175,17 @@ function follow(node) {
 }
 
 /** Takes a question back that got no answer. */
-function takeBack(text, ...messages) {
+function takeBack(history, text, ...messages) {
+  history.pop();
+  if (history !== chat.messages) return;
   for (const message of messages) message.remove();
-  chat.messages.pop();
-  $("empty").hidden = chat.messages.length > 0;
+  $("empty").hidden = history.length > 0;
   if (!$("prompt").value) $("prompt").value = text;
 }
 
 async function send(text, settings) {
-  chat.messages.push({ role: "user", content: text });
+  const history = chat.messages;  // a new chat may begin meanwhile
+  history.push({ role: "user", content: text });
   const question = addMessage("user", text), message = addMessage("assistant", "");
   message.dataset.state = "running";
   setRunning(new AbortController());
@@ -191,7 +193,7 @@ async function send(text, settings) {
   const answer = newAnswer(), begun = performance.now(), signal = chat.controller.signal;
   let state = "done", how = "";
   try {
-    const body = { ...settings, messages: withSystem(chat.messages) };
+    const body = { ...settings, messages: withSystem(history) };
     await streamChat(body, answer, signal, follow(message.querySelector(".text")));
     if (answer.finish === "length") how = "cut at the most tokens allowed";
   } catch (error) {
@@ -200,8 +202,8 @@ async function send(text, settings) {
     if (!signal.aborted) showChatError(error.message);
   }
   setRunning(null);
-  if (!answer.text && state !== "done") return takeBack(text, question, message);
-  chat.messages.push({ role: "assistant", content: answer.text });
+  if (!answer.text && state !== "done") return takeBack(history, text, question, message);
+  history.push({ role: "assistant", content: answer.text });
   message.querySelector(".facts").textContent = factsOf(answer, begun, settings.seed, how);
   message.dataset.state = state;
   if (document.activeElement === document.body) $("prompt").focus();  // the button that had it is gone
