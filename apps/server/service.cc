@@ -61,6 +61,7 @@ const std::vector<Service::Route>& Service::routes() {
       {"GET", "/stats", &Service::stats, false, true, false},
       {"GET", "/v1/models", &Service::models, false, true, false},
       {"POST", "/tokenize", &Service::tokenize, false, false, false},
+      {"GET", "/tokenizer_info", &Service::tokenizer_info, false, true, false},
       {"POST", "/detokenize", &Service::detokenize, false, false, false},
       {"POST", "/v1/completions", &Service::completions, false, false, true},
       {"POST", "/v1/chat/completions", &Service::chat, false, false, true},
@@ -221,6 +222,20 @@ Service::Handled Service::tokenize(Call& call) {
   const auto& request = std::get<TokenizeRequest>(parsed);
   const auto ids = vocabulary_.encode(request.text, request.add_special && vocabulary_.adds_bos());
   return json_reply({{"tokens", ids}, {"count", ids.size()}, {"max_model_len", engine_.context()}});
+}
+
+/// As vLLM has it: with this and the two routes beside it lm-evaluation-harness needs no tokeniser
+/// of its own.
+Service::Handled Service::tokenizer_info(Call&) {
+  const auto text_or_null = [](const std::string& text) {
+    return text.empty() ? OrderedJson() : OrderedJson(text);
+  };
+  return json_reply({{"bos_token", text_or_null(options_.bos_token)},
+                     {"eos_token", text_or_null(options_.eos_token)},
+                     {"pad_token", nullptr},
+                     {"add_bos_token", vocabulary_.adds_bos()},
+                     {"chat_template", text_or_null(options_.template_text)},
+                     {"model_max_length", engine_.context()}});
 }
 
 Service::Handled Service::detokenize(Call& call) {
