@@ -12,7 +12,7 @@ DEMO_MODEL=$HERD_CACHE/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
-  libutf8proc-dev libboost-dev python3)
+  libutf8proc-dev libedit-dev libboost-dev python3)
 TEST_PACKAGES=(libgtest-dev python3-venv)
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 MODEL_PACKAGES=(python3 python3-pip ca-certificates)

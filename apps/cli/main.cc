@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = cli::kOk;
   cli::add_generate(app, exit_code);
+  cli::add_chat(app, exit_code);
   cli::add_tokenize(app, exit_code);
   cli::add_render(app, exit_code);
   cli::add_logits(app, exit_code);

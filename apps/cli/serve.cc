@@ -52,6 +52,7 @@ herd::Status read_template(Flags& flags) {
   auto parsed = herd::ChatTemplate::parse(text);
   if (parsed.ok()) {
     service.chat_template = std::move(*parsed);
+    service.template_text = std::move(text);
     return {};
   }
   if (!flags.template_file.empty()) return parsed.error();

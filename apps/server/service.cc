@@ -61,6 +61,7 @@ const std::vector<Service::Route>& Service::routes() {
       {"GET", "/stats", &Service::stats, false, true, false},
       {"GET", "/v1/models", &Service::models, false, true, false},
       {"POST", "/tokenize", &Service::tokenize, false, false, false},
+      {"GET", "/tokenizer_info", &Service::tokenizer_info, false, true, false},
       {"POST", "/detokenize", &Service::detokenize, false, false, false},
       {"POST", "/v1/completions", &Service::completions, false, false, true},
       {"POST", "/v1/chat/completions", &Service::chat, false, false, true},
@@ -136,7 +137,11 @@ bool Service::is_light(const HttpHead& head) const {
 Service::Handled Service::handle(const HttpHead& head, std::string_view body, Wake wake) {
   Call call{head, body, std::move(wake), Clock::now(),
             find_key(head.authorization, options_.access).value_or(0)};
-  return (this->*find_route(head)->handle)(call);
+  try {
+    return (this->*find_route(head)->handle)(call);
+  } catch (const std::exception& e) {  // no memory
+    return refuse(from_error({herd::Code::internal, e.what()}));
+  }
 }
 
 HttpReply Service::refuse(ApiError error) {
@@ -217,6 +222,20 @@ Service::Handled Service::tokenize(Call& call) {
   const auto& request = std::get<TokenizeRequest>(parsed);
   const auto ids = vocabulary_.encode(request.text, request.add_special && vocabulary_.adds_bos());
   return json_reply({{"tokens", ids}, {"count", ids.size()}, {"max_model_len", engine_.context()}});
+}
+
+/// As vLLM has it: with this and the two routes beside it lm-evaluation-harness needs no tokeniser
+/// of its own.
+Service::Handled Service::tokenizer_info(Call&) {
+  const auto text_or_null = [](const std::string& text) {
+    return text.empty() ? OrderedJson() : OrderedJson(text);
+  };
+  return json_reply({{"bos_token", text_or_null(options_.bos_token)},
+                     {"eos_token", text_or_null(options_.eos_token)},
+                     {"pad_token", nullptr},
+                     {"add_bos_token", vocabulary_.adds_bos()},
+                     {"chat_template", text_or_null(options_.template_text)},
+                     {"model_max_length", engine_.context()}});
 }
 
 Service::Handled Service::detokenize(Call& call) {

@@ -28,6 +28,7 @@ struct ServiceOptions {
   std::string model_id;
   std::size_t max_queue = 256;  // as the engine's: more sequences than that no request may have
   std::optional<herd::ChatTemplate> chat_template;
+  std::string template_text;         // of it
   std::string bos_token, eos_token;  // for the template
   std::string no_template;           // else: why there is none
 };
@@ -88,6 +89,7 @@ class Service {
   Handled models(Call&);
   Handled tokenize(Call&);
   Handled detokenize(Call&);
+  Handled tokenizer_info(Call&);
   Handled completions(Call&);
   Handled chat(Call&);
 

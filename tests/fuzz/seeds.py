@@ -46,6 +46,14 @@ def json_():
         yield json.dumps(variables).encode()
 
 
+def schema():
+    yield b'{"type": "object"}'
+    yield b'{"type":"object","properties":{"name":{"type":"string","minLength":1,"maxLength":5},"age":{"type":"integer","minimum":0,"maximum":130}},"required":["name"],"additionalProperties":{"type":"number"}}'
+    yield b'{"$defs":{"tree":{"type":"object","properties":{"left":{"anyOf":[{"$ref":"#/$defs/tree"},{"type":"null"}]},"value":{"enum":["a","ab",1,[2,{"x":null}]]}},"required":["left"]}},"$ref":"#/$defs/tree"}'
+    yield b'{"type":"array","prefixItems":[{"type":"boolean"},{"const":"x"}],"items":{"type":["integer","null"]},"minItems":2,"maxItems":4}'
+    yield b'{"oneOf":[{"type":"number","exclusiveMinimum":-3,"maximum":12},{"allOf":[{"type":"string"}]}]}'
+
+
 def http():
     body = b'{"prompt": "x"}'
     head = b"POST /v1/completions?x=y HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n"
@@ -70,6 +78,9 @@ def request():
 def main(target, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    make = {"gguf": gguf, "token": token, "chat": chat, "json": json_, "schema": schema}.get(target)
+
+
     make = {"gguf": gguf, "token": token, "chat": chat, "json": json_, "http": http, "request": request}.get(target)
     for number, seed in enumerate(make() if make else ()):
         (folder / f"{number:04}").write_bytes(seed)

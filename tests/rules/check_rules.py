@@ -13,7 +13,9 @@ from source_text import functions, without_comments_and_strings
 
 # Rooms of src/, lowest first. A room includes only rooms below it that src/CMakeLists.txt says it
 # NEEDS; `core` is plain data without a library, open to every room but base.
-ROOMS = ["base", "core", "quant", "gguf", "token", "chat", "backend", "model", "kv", "sched", "sample", "engine"]
+ROOMS = [
+    "base", "core", "quant", "gguf", "token", "chat", "constrain", "backend", "model", "kv", "sched", "sample", "engine",
+]
 CODE = {".cc", ".h", ".inl", ".cu", ".cuh", ".metal", ".c"}
 TEXT = CODE | {".py", ".md", ".txt", ".cmake", ".json", ".jsonl", ".sh", ""}
 FILE_LINES = 800

@@ -404,6 +404,18 @@ TEST_F(ServiceTest, WaitingTooLongIs503) {
   EXPECT_EQ(seen.status, 503) << seen.body;
 }
 
+TEST_F(ServiceTest, TokenizerInfoAsLmEvalReadsIt) {
+  ServiceOptions options = service_options();
+  options.eos_token = "</s>";
+  options.template_text = kTemplate;
+  start(std::move(options));
+  const Json info = get(*service_, "/tokenizer_info").json();
+  EXPECT_EQ(info["eos_token"], "</s>");
+  EXPECT_EQ(info["bos_token"], nullptr) << "unknown";
+  EXPECT_EQ(info["chat_template"], kTemplate);
+  EXPECT_EQ(info["model_max_length"], 512);
+}
+
 TEST_F(ServiceTest, SmallRoutes) {
   start();
   const Json models = get(*service_, "/v1/models").json();
