@@ -270,7 +270,7 @@ Failure read_format(std::string_view name, const Json& value, const Limits&, Api
   const Json kind = value.is_object() ? value.value("type", Json()) : Json();
   if (kind == "text") return {};
   if (kind == "json_object") {
-    request.format.kind = AnswerFormat::Kind::json_object;
+    request.format.kind = herd::AnswerFormat::Kind::json_object;
     return {};
   }
   if (kind != "json_schema")
@@ -279,7 +279,7 @@ Failure read_format(std::string_view name, const Json& value, const Limits&, Api
   const Json outer = value.value("json_schema", Json());
   if (!outer.is_object() || !outer.contains("schema") || !outer["schema"].is_object())
     return bad_field(name, "response_format.json_schema.schema must be an object");
-  request.format = {AnswerFormat::Kind::json_schema, outer["schema"].dump()};
+  request.format = {herd::AnswerFormat::Kind::json_schema, outer["schema"].dump()};
   return {};
 }
 
@@ -424,6 +424,9 @@ ApiResult<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
   if (endpoint == Endpoint::completions) request.max_tokens = 16;
   if (auto failure = read_fields(endpoint, std::get<Json>(json), limits, request)) return *failure;
   if (auto failure = check_whole(request)) return *failure;
+  std::string& schema = request.format.schema;  // its members are written in the order it has them
+  if (!schema.empty() && schema.size() <= limits.schema_bytes)
+    schema = member_as_written(body, {{"response_format", "json_schema", "schema"}});
   return request;
 }
 

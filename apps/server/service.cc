@@ -365,11 +365,10 @@ ApiResult<std::vector<herd::Answer>> Service::submit(const Call& call, const Api
   for (const Response::PromptText& prompt : prompts)
     for (int choice = 0; choice < request.choices(); ++choice) {
       auto one = to_generate_request(request, prompt.ids, choice, engine_.context());
-      if (const auto* error = std::get_if<ApiError>(&one)) return *error;
       herd::SubmitOptions how;
       how.cache_partition = call.key;
       how.on_events = [waker] { waker->notify(); };
-      auto answer = engine_.submit(std::move(std::get<herd::GenerateRequest>(one)), std::move(how));
+      auto answer = engine_.submit(std::move(one), std::move(how));
       if (!answer.ok()) return from_error(answer.error());
       answers.push_back(std::move(*answer));
     }

@@ -205,11 +205,11 @@ TEST(Request, ResponseFormat) {
   const auto kind = [&](const std::string& format) {
     return good(Endpoint::chat, start + R"("response_format": )" + format + "}").format;
   };
-  EXPECT_EQ(kind(R"({"type": "text"})").kind, AnswerFormat::Kind::text);
-  EXPECT_EQ(kind(R"({"type": "json_object"})").kind, AnswerFormat::Kind::json_object);
-  const AnswerFormat schema =
+  EXPECT_EQ(kind(R"({"type": "text"})").kind, herd::AnswerFormat::Kind::text);
+  EXPECT_EQ(kind(R"({"type": "json_object"})").kind, herd::AnswerFormat::Kind::json_object);
+  const herd::AnswerFormat schema =
       kind(R"({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}})");
-  EXPECT_EQ(schema.kind, AnswerFormat::Kind::json_schema);
+  EXPECT_EQ(schema.kind, herd::AnswerFormat::Kind::json_schema);
   EXPECT_EQ(schema.schema, R"({"type":"null"})");
   for (const char* wrong : {"\"json\"", "{}", R"({"type": "regex"})", R"({"type": "json_schema"})"})
     EXPECT_EQ(bad(Endpoint::chat, start + R"("response_format": )" + wrong + "}").param,

@@ -223,16 +223,42 @@ TEST_F(ServiceTest, Chat) {
   EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
 }
 
+TEST_F(ServiceTest, AnswersKeepToTheirFormat) {
+  start_chat();
+  const Json hello = {{{"role", "user"}, {"content", "Hi"}}};
+  const auto ask = [&](const std::string& format) {
+    return post(*service_, "/v1/chat/completions",
+                {{"messages", hello},
+                 {"seed", 1},
+                 {"max_tokens", 400},
+                 {"response_format", OrderedJson::parse(format)}});
+  };
+  // Members in the order of the schema, not of the alphabet.
+  const Seen seen = ask(R"({"type": "json_schema", "json_schema": {"name": "x", "strict": true,
+      "schema": {"type": "object", "additionalProperties": false, "required": ["z", "a"],
+                 "properties": {"z": {"enum": ["yes", "no"]}, "a": {"type": "boolean"}}}}})");
+  ASSERT_EQ(seen.status, 200) << seen.body;
+  const Json choice = seen.json()["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  const std::string text = choice["message"]["content"];
+  const Json answer = Json::parse(text);
+  EXPECT_TRUE(answer.at("z") == "yes" || answer.at("z") == "no") << text;
+  EXPECT_TRUE(answer.at("a").is_boolean()) << text;
+  EXPECT_LT(text.find("\"z\""), text.find("\"a\"")) << text;
+}
+
 TEST_F(ServiceTest, S6FormatsThatCannotBeKeptAreRefused) {
-  ApiRequest request;
-  request.format.kind = AnswerFormat::Kind::json_object;
-  const auto made = to_generate_request(request, {1}, 0, 100);
-  if (const auto* error = std::get_if<ApiError>(&made)) {
-    EXPECT_EQ(error->status, 400);
+  start_chat();
+  const Json hello = {{{"role", "user"}, {"content", "Hi"}}};
+  for (const char* schema :
+       {R"({"type": "no such type"})", R"({"type": "string", "pattern": "a"})"}) {
+    const Seen seen = post(
+        *service_, "/v1/chat/completions",
+        {{"messages", hello},
+         {"response_format",
+          {{"type", "json_schema"}, {"json_schema", {{"schema", OrderedJson::parse(schema)}}}}}});
+    EXPECT_EQ(seen.status, 400) << "never an answer without the constraint: " << seen.body;
   }
-  request.format = {AnswerFormat::Kind::json_schema, R"({"type": "no such type"})"};
-  EXPECT_TRUE(std::holds_alternative<ApiError>(to_generate_request(request, {1}, 0, 100)))
-      << "never an answer without the constraint";
 }
 
 TEST_F(ServiceTest, S7ATemplateMayRefuse) {
