@@ -27,7 +27,7 @@ class Arena {
  private:
   struct Block {
     std::byte* memory;
-    std::int64_t bytes, used, touched;  // touched: used at some time, may be other than zero
+    std::int64_t bytes, used;
   };
   struct Piece {
     std::size_t block;    // it stands in
