@@ -25,5 +25,9 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/herdConfigVersion.cmake C
 install(FILES ${PROJECT_BINARY_DIR}/herdConfig.cmake ${PROJECT_BINARY_DIR}/herdConfigVersion.cmake
   DESTINATION ${package})
 
+if(HERD_HAS_CUDA)
+  set(HERD_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt")
+endif()
+file(RELATIVE_PATH HERD_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/herd.pc.in ${PROJECT_BINARY_DIR}/herd.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/herd.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -34,13 +34,13 @@ std::string full_prompts(const Config& config) {
 
 TEST(PlanMemory, IsWithinFivePercentOfTheMeasuredPeak) {
   const std::vector<Config> configs = {
-      {"15m", "F32", 1, 256, {}},
-      {"15m", "Q8_0", 16, 512, {}},
-      {"15m", "Q4_0", 8, 768, {"--kv-type", "f32"}},
-      {"15m", "Q4_K_M", 4, 1024, {"--threads", "1"}},
+      {"15m", "F32", 8, 1024, {}},
+      {"15m", "Q8_0", 16, 1024, {}},
+      {"15m", "Q4_0", 8, 1024, {"--kv-type", "f32"}},
+      {"15m", "Q4_K_M", 8, 2048, {"--threads", "1"}},
       {"smollm2-135m", "Q4_0", 2, 256, {}},
-      {"smollm2-135m", "Q4_0", 8, 160, {"--kv-type", "f32", "--isa", "scalar"}},
-      {"tiny", "F16", 16, 2048, {"--kv-type", "f32"}},
+      {"smollm2-135m", "Q4_0", 8, 160, {"--kv-type", "f32"}},
+      {"tiny", "F16", 16, 1024, {"--kv-type", "f32"}},
   };
   Folder folder;
   for (const Config& config : configs) {

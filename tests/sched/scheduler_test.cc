@@ -283,7 +283,7 @@ TEST(Scheduler, PromptLogitsComeOnceForEveryToken) {
 
 TEST(Scheduler, NoTokensAskedForEndsAfterThePrompt) {
   Driver d;
-  const RequestId id = d.ask(ids(6, 1), 0, 0, true);
+  const RequestId id = d.ask(ids(6, 1), 0, 0, /*logits_from=*/0);
   const Plan& p = d.step();
   EXPECT_EQ(p.shares[0].n_logits, 6);
   EXPECT_FALSE(p.shares[0].chooses);
@@ -293,8 +293,8 @@ TEST(Scheduler, NoTokensAskedForEndsAfterThePrompt) {
 
 TEST(Scheduler, AStepCanBePlannedBeforeTheLastIsCommitted) {
   State state(kLimits);
-  ASSERT_TRUE(submit(state, {ids(3, 1), 2, 0, false}).ok());
-  ASSERT_TRUE(submit(state, {ids(2, 2), 1, 0, false}).ok());
+  ASSERT_TRUE(submit(state, {ids(3, 1), 2, 0}).ok());
+  ASSERT_TRUE(submit(state, {ids(2, 2), 1, 0}).ok());
   Plan first, second, third;
   plan(state, first);
   plan(state, second);
