@@ -123,11 +123,12 @@ class Chat {
     request.max_tokens = flags_.max_tokens;
     request.sampling = flags_.sampling.params;
     if (Status status = fill(request); !status.ok()) return give_up(status.error());
-    Bell bell;
-    auto answer = engine_.submit(std::move(request), {.on_events = [&] { bell.ring(); }});
+    // Shared: the engine may still be ringing when the last event is already here.
+    const auto bell = std::make_shared<Bell>();
+    auto answer = engine_.submit(std::move(request), {.on_events = [bell] { bell->ring(); }});
     if (!answer.ok()) return give_up(answer.error());
     herd::Event last;
-    conversation_.answer(stream(*answer, bell, last));
+    conversation_.answer(stream(*answer, *bell, last));
     if (last.finish_reason == herd::FinishReason::error)
       std::cerr << "herd: " << last.error.message << "\n";
     else if (last.finish_reason == herd::FinishReason::cancelled)

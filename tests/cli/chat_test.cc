@@ -83,7 +83,7 @@ TEST(CliChat, WrongUseIsSaid) {
   Settings setup;
   const Outcome none = herd({"chat", "-m", kModel});
   EXPECT_EQ(none.status, 1);
-  EXPECT_NE(none.err.find("chat template"), std::string::npos) << none.err;
+  EXPECT_NE(none.err.find("chat_template"), std::string::npos) << none.err;
   EXPECT_EQ(herd(setup.words({"-n", "0"})).status, 2);
   EXPECT_EQ(herd(setup.words({"--logit-bias", "x"})).status, 2);
   EXPECT_EQ(herd({"chat", "--help"}).status, 0);
