@@ -14,18 +14,11 @@ std::uint64_t random_bits() {
   return (std::uint64_t{device()} << 32) | device();
 }
 
-/// Constrained decoding is plugged in here; what cannot be kept is refused, never left out.
-std::optional<ApiError> apply_format(const AnswerFormat& format, herd::GenerateRequest&) {
-  if (format.kind == AnswerFormat::Kind::text) return {};
-  return bad_field("response_format",
-                   "this server has no constrained decoding: only type \"text\"");
-}
-
 }  // namespace
 
-ApiResult<herd::GenerateRequest> to_generate_request(const ApiRequest& request,
-                                                     std::vector<herd::TokenId> prompt, int choice,
-                                                     std::int32_t context) {
+herd::GenerateRequest to_generate_request(const ApiRequest& request,
+                                          std::vector<herd::TokenId> prompt, int choice,
+                                          std::int32_t context) {
   herd::GenerateRequest out;
   out.ids = std::move(prompt);
   out.max_tokens = request.max_tokens < 0 ? context : request.max_tokens;
@@ -37,7 +30,7 @@ ApiResult<herd::GenerateRequest> to_generate_request(const ApiRequest& request,
   out.ignore_end = request.ignore_eos;
   out.logprobs = request.best_of > request.n ? std::max(0, request.logprobs) : request.logprobs;
   out.prompt_logprobs = request.echo && request.logprobs >= 0;
-  if (auto error = apply_format(request.format, out)) return *std::move(error);
+  out.format = request.format;
   return out;
 }
 

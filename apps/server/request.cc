@@ -25,6 +25,7 @@ struct Field {
 };
 
 constexpr double kMostTokens = 1 << 24;
+constexpr std::size_t kWidestSchema = 1024;  // members of one object: keeping their order is slow
 constexpr double kInt = std::numeric_limits<int>::max();
 
 ApiError wrong_type(std::string_view name, std::string_view wanted, const Json& value) {
@@ -266,11 +267,16 @@ Failure read_messages(std::string_view name, const Json& value, const Limits& li
   return {};
 }
 
+bool has_wide_object(const Json& json) {
+  if (json.is_object() && json.size() > kWidestSchema) return true;
+  return json.is_structured() && std::ranges::any_of(json, has_wide_object);
+}
+
 Failure read_format(std::string_view name, const Json& value, const Limits&, ApiRequest& request) {
   const Json kind = value.is_object() ? value.value("type", Json()) : Json();
   if (kind == "text") return {};
   if (kind == "json_object") {
-    request.format.kind = AnswerFormat::Kind::json_object;
+    request.format.kind = herd::AnswerFormat::Kind::json_object;
     return {};
   }
   if (kind != "json_schema")
@@ -279,8 +285,23 @@ Failure read_format(std::string_view name, const Json& value, const Limits&, Api
   const Json outer = value.value("json_schema", Json());
   if (!outer.is_object() || !outer.contains("schema") || !outer["schema"].is_object())
     return bad_field(name, "response_format.json_schema.schema must be an object");
-  request.format = {AnswerFormat::Kind::json_schema, outer["schema"].dump()};
+  if (has_wide_object(outer["schema"]))
+    return bad_field(name, fmt::format("response_format: an object of the schema has more than {} "
+                                       "members",
+                                       kWidestSchema));
+  request.format.kind = herd::AnswerFormat::Kind::json_schema;
   return {};
+}
+
+/// The schema with its members in the order in which they came: answers are written in that order.
+/// REQUIRES: read_format took it.
+std::string ordered_schema(std::string_view body) {
+  const auto keep = [](int depth, OrderedJson::parse_event_t event, OrderedJson& value) {
+    const bool other = depth == 1 && event == OrderedJson::parse_event_t::key;
+    return !other || value == "response_format";
+  };
+  const auto json = OrderedJson::parse(body, keep, false);
+  return json["response_format"]["json_schema"]["schema"].dump();
 }
 
 // ---- the tables ----
@@ -424,6 +445,8 @@ ApiResult<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
   if (endpoint == Endpoint::completions) request.max_tokens = 16;
   if (auto failure = read_fields(endpoint, std::get<Json>(json), limits, request)) return *failure;
   if (auto failure = check_whole(request)) return *failure;
+  if (request.format.kind == herd::AnswerFormat::Kind::json_schema)
+    request.format.schema = ordered_schema(body);
   return request;
 }
 

@@ -20,12 +20,6 @@ enum class Endpoint { completions, chat };
 /// text, or ids as they are.
 using Prompt = std::variant<std::string, std::vector<herd::TokenId>>;
 
-/// What response_format asks for.
-struct AnswerFormat {
-  enum class Kind { text, json_object, json_schema } kind = Kind::text;
-  std::string schema;  // json_schema: the schema, as JSON
-};
-
 /// A request of /v1/completions or /v1/chat/completions. Numbers are within the ranges of the table
 /// in request.cc; whether ids are in the vocabulary the engine says.
 struct ApiRequest {
@@ -42,7 +36,7 @@ struct ApiRequest {
   bool has_seed = false;
   std::vector<std::string> stop;
   std::vector<herd::TokenId> stop_ids;
-  AnswerFormat format;
+  herd::AnswerFormat format;
 
   int choices() const { return best_of > n ? best_of : n; }  // sequences a prompt
 };

@@ -223,16 +223,41 @@ TEST_F(ServiceTest, Chat) {
   EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
 }
 
+TEST_F(ServiceTest, S6AnswersKeepToTheirFormat) {
+  start_chat();
+  const auto chat = [&](const OrderedJson& format) {
+    return post(*service_, "/v1/chat/completions",
+                {{"messages", {{{"role", "user"}, {"content", "Hi"}}}},
+                 {"max_tokens", 60},
+                 {"seed", 1},
+                 {"response_format", format}});
+  };
+  const auto schema = [&](const OrderedJson& json) {
+    return chat({{"type", "json_schema"}, {"json_schema", {{"name", "x"}, {"schema", json}}}});
+  };
+  const Seen chosen = schema({{"enum", {"red", "green"}}});
+  ASSERT_EQ(chosen.status, 200) << chosen.body;
+  const Json choice = chosen.json()["choices"][0];
+  const std::string text = choice["message"]["content"];
+  EXPECT_TRUE(text == "\"red\"" || text == "\"green\"") << text;
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  const Seen object = chat({{"type", "json_object"}});
+  EXPECT_TRUE(
+      object.json()["choices"][0]["message"]["content"].get<std::string>().starts_with("{"));
+}
+
 TEST_F(ServiceTest, S6FormatsThatCannotBeKeptAreRefused) {
-  ApiRequest request;
-  request.format.kind = AnswerFormat::Kind::json_object;
-  const auto made = to_generate_request(request, {1}, 0, 100);
-  if (const auto* error = std::get_if<ApiError>(&made)) {
-    EXPECT_EQ(error->status, 400);
+  start_chat();
+  for (const char* schema : {R"({"type": "no such type"})", R"({"$ref": "http://evil.example/x"})",
+                             R"({"type": "string", "pattern": "(a+)+$"})"}) {
+    const Seen seen = post(
+        *service_, "/v1/chat/completions",
+        {{"messages", {{{"role", "user"}, {"content", "Hi"}}}},
+         {"response_format",
+          {{"type", "json_schema"}, {"json_schema", {{"schema", OrderedJson::parse(schema)}}}}}});
+    EXPECT_EQ(seen.status, 400) << schema << seen.body;
+    EXPECT_EQ(seen.json()["error"]["param"], "response_format");
   }
-  request.format = {AnswerFormat::Kind::json_schema, R"({"type": "no such type"})"};
-  EXPECT_TRUE(std::holds_alternative<ApiError>(to_generate_request(request, {1}, 0, 100)))
-      << "never an answer without the constraint";
 }
 
 TEST_F(ServiceTest, S7ATemplateMayRefuse) {
