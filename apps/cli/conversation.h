@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "herd/chat.h"
+#include "herd/types.h"
 
 namespace cli {
 

@@ -15,6 +15,18 @@ Json parse_json(std::string_view text, int depth) {
   return json;
 }
 
+std::string member_as_written(std::string_view text, const std::vector<std::string_view>& path) {
+  // Ordered objects look their members up one by one, so only those on the way are kept.
+  const auto on_the_way = [&](int level, OrderedJson::parse_event_t event, OrderedJson& key) {
+    const auto depth = static_cast<std::size_t>(level);
+    return event != OrderedJson::parse_event_t::key || depth > path.size() ||
+           key == path[depth - 1];
+  };
+  OrderedJson json = OrderedJson::parse(text, on_the_way, false);
+  for (const std::string_view name : path) json = OrderedJson(json[std::string(name)]);
+  return dump(json);
+}
+
 std::string dump(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

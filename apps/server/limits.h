@@ -30,6 +30,7 @@ struct Limits {
   std::size_t stops = 4;
   std::size_t stop_bytes = 256;
   std::size_t logit_biases = 1024;
+  std::size_t schema_bytes = 256u << 10;  // no flag: what the library takes
   std::size_t answer_bytes = 256u << 20;  // JSON of an answer at its longest
   // one API key; 0: no limit
   int key_requests = 0;

@@ -25,7 +25,6 @@ struct Field {
 };
 
 constexpr double kMostTokens = 1 << 24;
-constexpr std::size_t kWidestSchema = 1024;  // members of one object: keeping their order is slow
 constexpr double kInt = std::numeric_limits<int>::max();
 
 ApiError wrong_type(std::string_view name, std::string_view wanted, const Json& value) {
@@ -267,11 +266,6 @@ Failure read_messages(std::string_view name, const Json& value, const Limits& li
   return {};
 }
 
-bool has_wide_object(const Json& json) {
-  if (json.is_object() && json.size() > kWidestSchema) return true;
-  return json.is_structured() && std::ranges::any_of(json, has_wide_object);
-}
-
 Failure read_format(std::string_view name, const Json& value, const Limits&, ApiRequest& request) {
   const Json kind = value.is_object() ? value.value("type", Json()) : Json();
   if (kind == "text") return {};
@@ -285,23 +279,8 @@ Failure read_format(std::string_view name, const Json& value, const Limits&, Api
   const Json outer = value.value("json_schema", Json());
   if (!outer.is_object() || !outer.contains("schema") || !outer["schema"].is_object())
     return bad_field(name, "response_format.json_schema.schema must be an object");
-  if (has_wide_object(outer["schema"]))
-    return bad_field(name, fmt::format("response_format: an object of the schema has more than {} "
-                                       "members",
-                                       kWidestSchema));
-  request.format.kind = herd::AnswerFormat::Kind::json_schema;
+  request.format = {herd::AnswerFormat::Kind::json_schema, outer["schema"].dump()};
   return {};
-}
-
-/// The schema with its members in the order in which they came: answers are written in that order.
-/// REQUIRES: read_format took it.
-std::string ordered_schema(std::string_view body) {
-  const auto keep = [](int depth, OrderedJson::parse_event_t event, OrderedJson& value) {
-    const bool other = depth == 1 && event == OrderedJson::parse_event_t::key;
-    return !other || value == "response_format";
-  };
-  const auto json = OrderedJson::parse(body, keep, false);
-  return json["response_format"]["json_schema"]["schema"].dump();
 }
 
 // ---- the tables ----
@@ -445,8 +424,9 @@ ApiResult<ApiRequest> parse_request(Endpoint endpoint, std::string_view body,
   if (endpoint == Endpoint::completions) request.max_tokens = 16;
   if (auto failure = read_fields(endpoint, std::get<Json>(json), limits, request)) return *failure;
   if (auto failure = check_whole(request)) return *failure;
-  if (request.format.kind == herd::AnswerFormat::Kind::json_schema)
-    request.format.schema = ordered_schema(body);
+  std::string& schema = request.format.schema;  // its members are written in the order it has them
+  if (!schema.empty() && schema.size() <= limits.schema_bytes)
+    schema = member_as_written(body, {{"response_format", "json_schema", "schema"}});
   return request;
 }
 

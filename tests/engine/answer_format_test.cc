@@ -79,8 +79,12 @@ TEST(AnswerFormat, WholeAnswersAreJson) {
       EXPECT_TRUE(json["a"] >= 0 && json["a"] <= 99);
       EXPECT_TRUE(json["b"] == "yes" || json["b"] == "no");
     }
-    if (requests[i].format.schema == kSchemas[1]) EXPECT_TRUE(json.size() >= 2 && json.size() <= 4);
-    if (requests[i].format.kind == Kind::json_object) EXPECT_TRUE(json.is_object());
+    if (requests[i].format.schema == kSchemas[1]) {
+      EXPECT_TRUE(json.size() >= 2 && json.size() <= 4);
+    }
+    if (requests[i].format.kind == Kind::json_object) {
+      EXPECT_TRUE(json.is_object());
+    }
   }
   EXPECT_GE(whole, 20);
 }

@@ -78,10 +78,8 @@ def request():
 def main(target, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    make = {"gguf": gguf, "token": token, "chat": chat, "json": json_, "schema": schema}.get(target)
-
-
-    make = {"gguf": gguf, "token": token, "chat": chat, "json": json_, "http": http, "request": request}.get(target)
+    make = {"gguf": gguf, "token": token, "chat": chat, "json": json_, "schema": schema, "http": http,
+            "request": request}.get(target)
     for number, seed in enumerate(make() if make else ()):
         (folder / f"{number:04}").write_bytes(seed)
 
