@@ -215,6 +215,13 @@ TEST(Request, ResponseFormat) {
   EXPECT_EQ(kind(R"({"type": "json_schema", "json_schema": {"schema": )" + ordered + "}}").schema,
             ordered)
       << "answers follow the schema's order";
+  std::string wide = R"("k": 1)";
+  for (int i = 0; i < 1024; ++i) wide += ", \"k" + std::to_string(i) + "\": 1";
+  EXPECT_EQ(bad(Endpoint::chat, start + R"("response_format": {"type": "json_schema", "json_schema":
+                {"schema": {"properties": {)" +
+                                    wide + "}}}}}")
+                .param,
+            "response_format");
   for (const char* wrong : {"\"json\"", "{}", R"({"type": "regex"})", R"({"type": "json_schema"})"})
     EXPECT_EQ(bad(Endpoint::chat, start + R"("response_format": )" + wrong + "}").param,
               "response_format")
