@@ -266,6 +266,13 @@ Failure read_messages(std::string_view name, const Json& value, const Limits& li
   return {};
 }
 
+/// Members of one object are kept in their order one by one: a wide one would take long.
+bool has_wide_object(const Json& json) {
+  constexpr std::size_t kMost = 1024;
+  if (json.is_object() && json.size() > kMost) return true;
+  return json.is_structured() && std::ranges::any_of(json, has_wide_object);
+}
+
 Failure read_format(std::string_view name, const Json& value, const Limits&, ApiRequest& request) {
   const Json kind = value.is_object() ? value.value("type", Json()) : Json();
   if (kind == "text") return {};
@@ -279,6 +286,8 @@ Failure read_format(std::string_view name, const Json& value, const Limits&, Api
   const Json outer = value.value("json_schema", Json());
   if (!outer.is_object() || !outer.contains("schema") || !outer["schema"].is_object())
     return bad_field(name, "response_format.json_schema.schema must be an object");
+  if (has_wide_object(outer["schema"]))
+    return bad_field(name, "response_format: an object of the schema has more than 1024 members");
   request.format = {herd::AnswerFormat::Kind::json_schema, outer["schema"].dump()};
   return {};
 }

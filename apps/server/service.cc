@@ -28,6 +28,14 @@ ApiError unavailable(std::string message, std::string code, std::string_view rea
   return error;
 }
 
+/// What the engine refuses where the table did not is the format, or a number beyond the model's.
+ApiError submit_error(const herd::Error& error, const ApiRequest& request) {
+  ApiError out = from_error(error);
+  if (out.status == 400 && request.format.kind != herd::AnswerFormat::Kind::text)
+    out.param = "response_format";
+  return out;
+}
+
 std::uint64_t total(const std::array<std::uint64_t, 5>& counts) {
   std::uint64_t sum = 0;
   for (const std::uint64_t count : counts) sum += count;
@@ -364,12 +372,12 @@ ApiResult<std::vector<herd::Answer>> Service::submit(const Call& call, const Api
   std::vector<herd::Answer> answers;
   for (const Response::PromptText& prompt : prompts)
     for (int choice = 0; choice < request.choices(); ++choice) {
-      auto one = to_generate_request(request, prompt.ids, choice, engine_.context());
       herd::SubmitOptions how;
       how.cache_partition = call.key;
       how.on_events = [waker] { waker->notify(); };
-      auto answer = engine_.submit(std::move(one), std::move(how));
-      if (!answer.ok()) return from_error(answer.error());
+      auto answer = engine_.submit(
+          to_generate_request(request, prompt.ids, choice, engine_.context()), std::move(how));
+      if (!answer.ok()) return submit_error(answer.error(), request);
       answers.push_back(std::move(*answer));
     }
   return answers;

@@ -211,6 +211,17 @@ TEST(Request, ResponseFormat) {
       kind(R"({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}})");
   EXPECT_EQ(schema.kind, herd::AnswerFormat::Kind::json_schema);
   EXPECT_EQ(schema.schema, R"({"type":"null"})");
+  const std::string ordered = R"({"properties":{"z":{},"a":{},"m":{"b":1,"a":2}},"x":1,"b":[2]})";
+  EXPECT_EQ(kind(R"({"type": "json_schema", "json_schema": {"schema": )" + ordered + "}}").schema,
+            ordered)
+      << "answers follow the schema's order";
+  std::string wide = R"("k": 1)";
+  for (int i = 0; i < 1024; ++i) wide += ", \"k" + std::to_string(i) + "\": 1";
+  EXPECT_EQ(bad(Endpoint::chat, start + R"("response_format": {"type": "json_schema", "json_schema":
+                {"schema": {"properties": {)" +
+                                    wide + "}}}}}")
+                .param,
+            "response_format");
   for (const char* wrong : {"\"json\"", "{}", R"({"type": "regex"})", R"({"type": "json_schema"})"})
     EXPECT_EQ(bad(Endpoint::chat, start + R"("response_format": )" + wrong + "}").param,
               "response_format")

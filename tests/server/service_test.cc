@@ -223,7 +223,7 @@ TEST_F(ServiceTest, Chat) {
   EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
 }
 
-TEST_F(ServiceTest, AnswersKeepToTheirFormat) {
+TEST_F(ServiceTest, S6AnswersKeepToTheirFormat) {
   start_chat();
   const Json hello = {{{"role", "user"}, {"content", "Hi"}}};
   const auto ask = [&](const std::string& format) {
@@ -258,6 +258,7 @@ TEST_F(ServiceTest, S6FormatsThatCannotBeKeptAreRefused) {
          {"response_format",
           {{"type", "json_schema"}, {"json_schema", {{"schema", OrderedJson::parse(schema)}}}}}});
     EXPECT_EQ(seen.status, 400) << "never an answer without the constraint: " << seen.body;
+    EXPECT_EQ(seen.json()["error"]["param"], "response_format");
   }
 }
 
@@ -454,6 +455,7 @@ TEST_F(ServiceTest, SmallRoutes) {
   EXPECT_EQ(post(*service_, "/detokenize", {{"tokens", plain}}).json()["prompt"], "Hello");
   EXPECT_EQ(post(*service_, "/detokenize", {{"tokens", {384}}}).status, 400);
   complete({{"prompt", "x"}, {"max_tokens", 2}, {"ignore_eos", true}});
+  ASSERT_TRUE(engine_->wait_idle(5s));  // the figures follow the last event
   EXPECT_EQ(get(*service_, "/stats").json()["answer_tokens"], 2);
   EXPECT_NE(get(*service_, "/metrics").body.find("herd_answer_tokens_total 2\n"),
             std::string::npos);
