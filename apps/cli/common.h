@@ -71,5 +71,6 @@ void add_inspect(CLI::App& app, int& exit_code);
 void add_plan(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);
+void add_metal_selftest(CLI::App& app, int& exit_code);
 
 }  // namespace cli

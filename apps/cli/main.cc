@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   cli::add_plan(app, exit_code);
   cli::add_bench(app, exit_code);
   cli::add_make_model(app, exit_code);
+  cli::add_metal_selftest(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {
