@@ -41,6 +41,7 @@ function(herd_metal_sources target)
     list(REMOVE_ITEM sources ${room}/device.cc)
     target_sources(${target} PRIVATE ${sources} ${emulation} ${CMAKE_BINARY_DIR}/metal_device.o)
     herd_metal_device_object(${room})
+    set(HERD_METAL_OBJECT ${CMAKE_BINARY_DIR}/metal_device.o PARENT_SCOPE)  # TARGET_OBJECTS leaves it out
     set(defines HERD_METAL_EMULATION=1)
     if(HERD_SANITIZE MATCHES "address")
       list(APPEND defines HERD_EMULATION_ASAN=1)

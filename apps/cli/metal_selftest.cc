@@ -95,7 +95,7 @@ void check_norm_and_elements(Both& b) {
     s = b.device.swiglu_activation(x, y, got);
     static_cast<void>(b.reference.swiglu_activation(x, y, wanted));
     b.report.check(fmt::format("swiglu_activation {}", n), s,
-                   close(got, wanted, 16 * kFloat, 1e-37));
+                   close(got, wanted, 16 * kFloat, 2e-36));
   }
 }
 

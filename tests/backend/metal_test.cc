@@ -27,7 +27,9 @@ class Metal : public ::testing::TestWithParam<const char*> {
     setenv("HERD_EMULATOR_ORDER", GetParam(), 1);
     auto backend = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
     unsetenv("HERD_EMULATOR_ORDER");
-    if (!backend.ok()) GTEST_SKIP() << backend.error().message;
+    if (!backend.ok() && backend.error().code == Code::unsupported)
+      GTEST_SKIP() << backend.error().message;
+    ASSERT_TRUE(backend.ok()) << backend.error().message;
     metal_ = std::move(*backend);
     reference_ = make(DeviceType::reference, Isa::automatic, 1);
   }
@@ -275,14 +277,14 @@ TEST_P(Metal, ElementsOfAnyLength) {
     std::vector<float> sum(n, kPoison), silu(n, kPoison);
     const std::int64_t count = std::ssize(a);
     reference_->add({a.data(), b.data(), sum.data(), count});
-    reference_->swiglu({a.data(), b.data(), silu.data(), count});
+    reference_->swiglu({a.data(), b.data(), silu.data(), count});  // which has exp(-87) as 0
     float *da = put(a), *db = put(b), *out = poisoned(n);
     metal_->add({da, db, out, count});
     ASSERT_TRUE(same_bits(floats(out, n), sum));
     metal_->swiglu({da, db, da, count});  // in place
     const auto got = floats(da, n);
     for (std::size_t i = 0; i < n; ++i)
-      ASSERT_FALSE(!(std::fabs(got[i] - silu[i]) <= std::fabs(silu[i]) * 4 * 0x1.0p-24f + 1e-37f))
+      ASSERT_FALSE(!(std::fabs(got[i] - silu[i]) <= std::fabs(silu[i]) * 4 * 0x1.0p-24f + 2e-36f))
           << i << ": " << got[i] << " and " << silu[i];
   }
 }

@@ -1,6 +1,7 @@
 // A kernel's parameters, read from the text that the host hands to newLibraryWithSource.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -33,6 +34,18 @@ std::string_view parameter_list(std::string_view source, std::string_view functi
   return {};
 }
 
+/// Comments hold commas and brackets.
+std::string without_comments(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t comment = text.find("//");
+    out += text.substr(0, comment);
+    if (comment == std::string_view::npos) break;
+    text.remove_prefix(std::min(text.size(), text.find('\n', comment)));
+  }
+  return out;
+}
+
 bool parse(std::string_view text, Parameter& parameter) {
   const std::size_t open = text.find("[["), close = text.find("]]");
   if (open == std::string_view::npos || close == std::string_view::npos) return false;
@@ -54,7 +67,8 @@ bool parse(std::string_view text, Parameter& parameter) {
 std::vector<Parameter> reflect(std::string_view source, std::string_view function,
                                std::string& error) {
   std::vector<Parameter> parameters;
-  std::string_view rest = parameter_list(source, function);
+  const std::string list = without_comments(parameter_list(source, function));
+  std::string_view rest = list;
   if (rest.empty()) error = fmt::format("the source has no kernel void {}", function);
   while (!rest.empty()) {
     std::size_t end = 0;
