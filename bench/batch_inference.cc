@@ -1,5 +1,5 @@
-// Batched inference on any device: batch x sequence x weight type, on made models. Counters: tokens/s,
-// weight bytes a step, and KV bytes a sequence, which must not depend on the batch.
+// Batched inference on any device: batch x sequence x weight type, on made models. Counters:
+// tokens/s, weight bytes a step, and KV bytes a sequence, which must not depend on the batch.
 // usage: batch_inference [--device=cpu] [--shape=tiny] [Google Benchmark's own options]
 #include <benchmark/benchmark.h>
 #include <unistd.h>
@@ -60,9 +60,10 @@ void decode(benchmark::State& state, const Setup& setup, const std::string& type
   }
   const herd::ModelCounters after = model->counters();
   const auto steps = static_cast<double>(after.steps - before.steps);
-  state.counters["tokens/s"] =
-      benchmark::Counter(static_cast<double>(after.rows - before.rows), benchmark::Counter::kIsRate);
-  state.counters["bytes/step"] = static_cast<double>(after.weight_bytes - before.weight_bytes) / steps;
+  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(after.rows - before.rows),
+                                                  benchmark::Counter::kIsRate);
+  state.counters["bytes/step"] =
+      static_cast<double>(after.weight_bytes - before.weight_bytes) / steps;
   state.counters["kv/sequence"] =
       static_cast<double>(kv_each(setup, setup.path(type), batch, sequence));
 }
@@ -84,11 +85,12 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "usage: batch_inference [--device=D] [--shape=S]\n");
       return 2;
     }
-  for (const auto type : {herd::DeviceType::cpu, herd::DeviceType::reference, herd::DeviceType::cuda,
-                          herd::DeviceType::metal, herd::DeviceType::metal_emulated})
+  for (const auto type :
+       {herd::DeviceType::cpu, herd::DeviceType::reference, herd::DeviceType::cuda,
+        herd::DeviceType::metal, herd::DeviceType::metal_emulated})
     if (herd::to_string(type) == device) setup.device = type;
-  setup.folder = std::filesystem::temp_directory_path() /
-                 ("herd_batch_inference_" + std::to_string(getpid()));
+  setup.folder =
+      std::filesystem::temp_directory_path() / ("herd_batch_inference_" + std::to_string(getpid()));
   std::filesystem::create_directories(setup.folder);
   for (const std::string type : {"Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"}) {
     const auto written = herd::write_random_model(setup.shape, type, 1, setup.path(type));
@@ -99,7 +101,8 @@ int main(int argc, char** argv) {
     for (const int batch : {1, 2, 4, 8, 16})
       for (const int sequence : {1, 16, 128, 512})
         benchmark::RegisterBenchmark(
-            (type + "/batch:" + std::to_string(batch) + "/sequence:" + std::to_string(sequence)).c_str(),
+            (type + "/batch:" + std::to_string(batch) + "/sequence:" + std::to_string(sequence))
+                .c_str(),
             [=](benchmark::State& state) { decode(state, setup, type, batch, sequence); })
             ->Unit(benchmark::kMillisecond)
             ->UseRealTime();

@@ -30,8 +30,9 @@ if(HERD_METAL)
 endif()
 message(STATUS "herd: Metal backend ${HERD_HAS_METAL}, emulated ${HERD_METAL_EMULATION}")
 
-# herd_metal_sources(target): adds src/backend/metal and what it is linked to.
-function(herd_metal_sources target)
+# herd_metal_library(): the library herd_metal of src/backend/metal. Sets HERD_METAL_OBJECT to what
+# TARGET_OBJECTS would leave out.
+function(herd_metal_library)
   set(room ${PROJECT_SOURCE_DIR}/src/backend/metal)
   file(GLOB sources CONFIGURE_DEPENDS ${room}/*.cc)
   herd_metal_kernel_source(${CMAKE_BINARY_DIR}/metal_kernel_source.cc)
@@ -39,16 +40,15 @@ function(herd_metal_sources target)
   if(HERD_METAL_EMULATION)
     file(GLOB emulation CONFIGURE_DEPENDS ${room}/emulation/*.cc)
     list(REMOVE_ITEM sources ${room}/device.cc)
-    target_sources(${target} PRIVATE ${sources} ${emulation} ${CMAKE_BINARY_DIR}/metal_device.o)
     herd_metal_device_object(${room})
-    set(HERD_METAL_OBJECT ${CMAKE_BINARY_DIR}/metal_device.o PARENT_SCOPE)  # TARGET_OBJECTS leaves it out
-    set(defines HERD_METAL_EMULATION=1)
+    set(HERD_METAL_OBJECT ${CMAKE_BINARY_DIR}/metal_device.o PARENT_SCOPE)
+    add_library(herd_metal STATIC ${sources} ${emulation} ${CMAKE_BINARY_DIR}/metal_device.o)
+    target_compile_definitions(herd_metal PRIVATE HERD_METAL_EMULATION=1)
     if(HERD_SANITIZE MATCHES "address")
-      list(APPEND defines HERD_EMULATION_ASAN=1)
+      target_compile_definitions(herd_metal PRIVATE HERD_EMULATION_ASAN=1)
     elseif(HERD_SANITIZE MATCHES "thread")
-      list(APPEND defines HERD_EMULATION_TSAN=1)
+      target_compile_definitions(herd_metal PRIVATE HERD_EMULATION_TSAN=1)
     endif()
-    set_source_files_properties(${room}/metal.cc ${emulation} PROPERTIES COMPILE_DEFINITIONS "${defines}")
     # The scheduler and the objects tell the sanitizers what they do; the kernels are watched.
     set_source_files_properties(${room}/emulation/fibers.cc PROPERTIES COMPILE_OPTIONS "-O2;-fno-sanitize=all")
     set_source_files_properties(${room}/emulation/objc.cc PROPERTIES
@@ -56,10 +56,12 @@ function(herd_metal_sources target)
     set_source_files_properties(${room}/emulation/kernels.cc PROPERTIES
       COMPILE_OPTIONS "-O2;-Wno-attributes;-Wno-conversion;-Wno-shadow;-isystem${room}/emulation/include")
   else()
-    target_sources(${target} PRIVATE ${sources})
+    add_library(herd_metal STATIC ${sources})
     set_source_files_properties(${room}/device.cc PROPERTIES COMPILE_OPTIONS "-isystem${HERD_METAL_CPP}")
-    target_link_libraries(${target} PUBLIC "-framework Metal" "-framework Foundation" "-framework QuartzCore")
+    target_link_libraries(herd_metal PUBLIC "-framework Metal" "-framework Foundation" "-framework QuartzCore")
   endif()
+  target_include_directories(herd_metal PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(herd_metal PUBLIC herd_quant)
 endfunction()
 
 # device.cc by clang, for metal-cpp's blocks.

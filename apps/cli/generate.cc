@@ -219,7 +219,9 @@ int run(Flags& flags) {
 
 void add_sampling(CLI::App& app, Flags& flags) {
   herd::SamplingParams& s = flags.sampling;
-  app.add_option("--temperature", s.temperature, "0 is greedy")->capture_default_str();
+  app.add_option("--temperature", s.temperature, "0 is greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
   app.add_option("--top-k", s.top_k, "keep the k likeliest; 0: off")->capture_default_str();
   app.add_option("--top-p", s.top_p, "keep the likeliest that together reach p")
       ->capture_default_str();

@@ -27,9 +27,7 @@ struct Flags {
 class Numbers {
  public:
   std::uint32_t bits() { return state_ = state_ * 1664525u + 1013904223u; }
-  float next(float size) {
-    return size * (static_cast<float>(bits() >> 8) * 0x1.0p-23f - 1.0f);
-  }
+  float next(float size) { return size * (static_cast<float>(bits() >> 8) * 0x1.0p-23f - 1.0f); }
   std::vector<float> floats(int n, float size = 1) {
     std::vector<float> out;
     for (int i = 0; i < n; ++i) out.push_back(next(size));
@@ -84,7 +82,8 @@ struct Both {
 
 void check_norm_and_elements(Both& b) {
   for (const int n : {1, 31, 32, 33, 255, 257}) {
-    const auto x = b.numbers.floats(3 * n, 50), y = b.numbers.floats(3 * n), w = b.numbers.floats(n);
+    const auto x = b.numbers.floats(3 * n, 50), y = b.numbers.floats(3 * n),
+               w = b.numbers.floats(n);
     std::vector<float> got(x.size(), NAN), wanted = got;
     herd::Status s = b.device.rms_norm_batch_f32(x, w, got, 3, 1, n, 1e-5f);
     static_cast<void>(b.reference.rms_norm_batch_f32(x, w, wanted, 3, 1, n, 1e-5f));
@@ -129,7 +128,8 @@ void check_attention(Both& b) {
   static_cast<void>(b.reference.softmax_normalize_f32(wanted, sums, rows, keys));
   b.report.check("softmax_normalize_f32", s, close(got, wanted, 4 * kFloat, 0));
   std::vector<float> out(q.size(), NAN), out_wanted = out;
-  s = b.device.apply_attention_batch_f32(wanted, k, out, batch, queries, keys, heads, kv_heads, size);
+  s = b.device.apply_attention_batch_f32(wanted, k, out, batch, queries, keys, heads, kv_heads,
+                                         size);
   static_cast<void>(b.reference.apply_attention_batch_f32(wanted, k, out_wanted, batch, queries,
                                                           keys, heads, kv_heads, size));
   b.report.check("apply_attention_batch_f32", s, close(out, out_wanted, 0, 300 * kFloat));
@@ -142,16 +142,17 @@ struct Blocks {
   std::vector<int> halves;
 };
 std::vector<Blocks> block_types() {
-  return {{"Q4_0", 32, 18, {0}},      {"Q4_1", 32, 20, {0, 2}},   {"Q5_0", 32, 22, {0}},
-          {"Q5_1", 32, 24, {0, 2}},   {"Q8_0", 32, 34, {0}},      {"Q2_K", 256, 84, {80, 82}},
-          {"Q3_K", 256, 110, {108}},  {"Q4_K", 256, 144, {0, 2}}, {"Q5_K", 256, 176, {0, 2}},
-          {"Q6_K", 256, 210, {208}},  {"IQ4_NL", 32, 18, {0}},    {"IQ4_XS", 256, 136, {0}},
-          {"F16", 1, 2, {0}},         {"BF16", 1, 2, {}},         {"F32", 1, 4, {}}};
+  return {{"Q4_0", 32, 18, {0}},     {"Q4_1", 32, 20, {0, 2}},   {"Q5_0", 32, 22, {0}},
+          {"Q5_1", 32, 24, {0, 2}},  {"Q8_0", 32, 34, {0}},      {"Q2_K", 256, 84, {80, 82}},
+          {"Q3_K", 256, 110, {108}}, {"Q4_K", 256, 144, {0, 2}}, {"Q5_K", 256, 176, {0, 2}},
+          {"Q6_K", 256, 210, {208}}, {"IQ4_NL", 32, 18, {0}},    {"IQ4_XS", 256, 136, {0}},
+          {"F16", 1, 2, {0}},        {"BF16", 1, 2, {}},         {"F32", 1, 4, {}}};
 }
 
 std::vector<std::byte> random_blocks(const Blocks& b, int count, Numbers& numbers) {
   std::vector<std::byte> out;
-  for (int i = 0; i < count * b.bytes; ++i) out.push_back(static_cast<std::byte>(numbers.bits() >> 24));
+  for (int i = 0; i < count * b.bytes; ++i)
+    out.push_back(static_cast<std::byte>(numbers.bits() >> 24));
   for (int i = 0; i < count; ++i) {
     std::byte* block = out.data() + i * b.bytes;
     for (const int at : b.halves) {  // 2^-6 to 2^-4
@@ -173,7 +174,8 @@ std::vector<float> values_of(Both& b, const Blocks& blocks, const std::vector<st
   std::vector<float> unit(static_cast<std::size_t>(inputs * inputs), 0.0f);
   for (int i = 0; i < inputs; ++i) unit[static_cast<std::size_t>(i * inputs + i)] = 1.0f;
   std::vector<float> values(static_cast<std::size_t>(inputs * outputs));
-  static_cast<void>(b.reference.batch_matmul(unit, w, blocks.type, values, inputs, inputs, outputs));
+  static_cast<void>(
+      b.reference.batch_matmul(unit, w, blocks.type, values, inputs, inputs, outputs));
   return values;  // [inputs][outputs]
 }
 
@@ -265,8 +267,8 @@ int run(const Flags& flags) {
     report.line("no model given (-m): whole forward passes were not checked");
   else
     check_model(flags, report);
-  report.line(fmt::format("{} of {} checks passed", report.checks() - report.failed(),
-                          report.checks()));
+  report.line(
+      fmt::format("{} of {} checks passed", report.checks() - report.failed(), report.checks()));
   std::ofstream file(flags.report);
   file << report.text();
   file.close();

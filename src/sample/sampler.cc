@@ -86,8 +86,17 @@ double log_sum_exp_from(std::span<const float> x, float largest) {
   return static_cast<double>(largest) + std::log(sum);
 }
 
+/// Blocks are looked through whole, which a vector unit does at once.
 TokenId first_equal(std::span<const float> x, float value) {
-  return static_cast<TokenId>(std::find(x.begin(), x.end(), value) - x.begin());
+  constexpr std::size_t kLook = 64;
+  std::size_t first = 0;
+  for (; first + kLook <= x.size(); first += kLook) {
+    std::int32_t found = 0;
+    for (std::size_t i = 0; i < kLook; ++i) found |= x[first + i] == value ? 1 : 0;
+    if (found != 0) break;
+  }
+  const auto rest = x.subspan(first);
+  return static_cast<TokenId>(std::find(rest.begin(), rest.end(), value) - x.begin());
 }
 
 float within_f32(float x) {
@@ -141,6 +150,11 @@ Status validate(const SamplingParams& p, std::int32_t vocab_size) {
   if (!(p.frequency_penalty >= -2.0f && p.frequency_penalty <= 2.0f))
     return outside("frequency_penalty", p.frequency_penalty, "in [-2, 2]");
   return validate_bias(p, vocab_size);
+}
+
+TokenId largest_logit(std::span<const float> logits) {
+  const Scan found = scan(logits);
+  return found.bad || found.largest == -kInfinity ? -1 : first_equal(logits, found.largest);
 }
 
 Sampler::Sampler(std::int32_t vocab_size)

@@ -29,6 +29,10 @@ struct Sample {
   float logprob = 0.0f;  // under softmax(logits) before temperature, bias and penalties
 };
 
+/// The id of the largest logit, the lower one of equals; -1 if one is not finite, as for
+/// Sampler::sample.
+TokenId largest_logit(std::span<const float> logits);
+
 /// Chooses one token. Holds its scratch so that sampling allocates nothing after construction.
 /// Not thread-safe; the result depends on the arguments alone.
 class Sampler {

@@ -1,5 +1,6 @@
-// Whole steps on the metal backend over the emulator: the promise bit for bit, the reference's greedy
-// tokens, and choices on the device as src/sample makes them. Skipped where there is no emulator.
+// Whole steps on the metal backend over the emulator: the promise bit for bit, the reference's
+// greedy tokens, and choices on the device as src/sample makes them. Skipped where there is no
+// emulator.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -29,8 +30,8 @@ class MetalModel : public testing::Test {
 using Rows = std::vector<std::vector<float>>;
 std::vector<Rows> all_rows(LlamaModel& model, const std::vector<std::vector<TokenId>>& ids) {
   std::vector<Rows> rows(ids.size());
-  const Status status = model.forward_all(
-      ids, [&](std::size_t sequence, std::size_t, std::span<const float> logits) {
+  const Status status =
+      model.forward_all(ids, [&](std::size_t sequence, std::size_t, std::span<const float> logits) {
         rows[sequence].emplace_back(logits.begin(), logits.end());
       });
   EXPECT_TRUE(status.ok()) << (status.ok() ? "" : status.error().message);
@@ -48,7 +49,8 @@ testing::AssertionResult same_bits(std::span<const float> a, std::span<const flo
 
 TEST_F(MetalModel, TheSameBitsAloneInABatchAndInChunks) {
   test::Dice dice(91);
-  LlamaModel model = open(DeviceType::metal_emulated, 40), small = open(DeviceType::metal_emulated, 7);
+  LlamaModel model = open(DeviceType::metal_emulated, 40),
+             small = open(DeviceType::metal_emulated, 7);
   std::vector<std::vector<TokenId>> ids;
   for (const std::int32_t length : {1, 12, 3, 33, 2, 8, 1, 5, 9})
     ids.push_back(dice.ids(length, model.info().vocab));
@@ -80,7 +82,8 @@ TEST_F(MetalModel, DecodingBesideAPrompt) {
 }
 
 TEST_F(MetalModel, GreedyTokensAreTheReferencesButForNearTies) {
-  LlamaModel metal = open(DeviceType::metal_emulated, 40), reference = open(DeviceType::reference, 40);
+  LlamaModel metal = open(DeviceType::metal_emulated, 40),
+             reference = open(DeviceType::reference, 40);
   test::Dice dice(93);
   for (int i = 0; i < 3; ++i) {
     const auto prompt = dice.ids(dice.roll(1, 12), metal.info().vocab);
@@ -201,8 +204,8 @@ TEST_F(MetalSampling, ChoosesAsTheHost) {
 
 TEST_F(MetalSampling, WhatIsNotFiniteHasNoChoice) {
   const float nan = std::nanf("");
-  const std::vector<float> logits = {1, 2,          3,          1,          nan,
-                                     3, kInfinity,  0,          0,          -kInfinity,
+  const std::vector<float> logits = {1,          2,          3,          1, nan,
+                                     3,          kInfinity,  0,          0, -kInfinity,
                                      -kInfinity, -kInfinity, -kInfinity, 5, -kInfinity};
   EXPECT_EQ(choose(logits, 3, std::vector<SamplingRow>(5)),
             (std::vector<TokenId>{2, -1, -1, -1, 1}));

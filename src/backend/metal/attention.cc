@@ -8,10 +8,12 @@ void MetalBackend::attention(const AttentionArgs& a) {
   const args::Attention shape = {static_cast<std::uint32_t>(kv_.kv_heads),
                                  static_cast<std::uint32_t>(group),
                                  static_cast<std::uint32_t>(kv_.head_size),
-                                 static_cast<std::uint32_t>(kv_.page_size), a.scale, 0};
+                                 static_cast<std::uint32_t>(kv_.page_size),
+                                 a.scale,
+                                 0};
   const std::string kernel = "paged_attention";
-  const auto simdgroups = std::min<std::uint32_t>(static_cast<std::uint32_t>(group),
-                                                  args::kMaxSimdgroups);
+  const auto simdgroups =
+      std::min<std::uint32_t>(static_cast<std::uint32_t>(group), args::kMaxSimdgroups);
   if (rows_ == 0) return;
   run(kernel,
       {a.q, keys_[layer].data, values_[layer].data, a.out, step_part(room_.positions()),

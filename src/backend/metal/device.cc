@@ -104,11 +104,9 @@ void Device::release(const Buffer& buffer) {
 Result<Kernel> Device::kernel(const std::string& name) {
   const Pool pool;
   MTL::Function* function = impl_->library->newFunction(text(name));
-  if (function == nullptr)
-    return Error{Code::internal, "metal: the library has no kernel " + name};
+  if (function == nullptr) return Error{Code::internal, "metal: the library has no kernel " + name};
   NS::Error* error = nullptr;
-  MTL::ComputePipelineState* pipeline =
-      impl_->device->newComputePipelineState(function, &error);
+  MTL::ComputePipelineState* pipeline = impl_->device->newComputePipelineState(function, &error);
   function->release();
   if (pipeline == nullptr)
     return Error{Code::internal, "metal: kernel " + name + ": " + message(error)};

@@ -1,5 +1,5 @@
-// The seam to Metal: what the backend asks of a GPU, in about ten calls. device.cc is the one file that
-// sees Apple's metal-cpp. Not thread-safe.
+// The seam to Metal: what the backend asks of a GPU, in about ten calls. device.cc is the one file
+// that sees Apple's metal-cpp. Not thread-safe.
 #pragma once
 
 #include <cstddef>

@@ -25,9 +25,10 @@ void MetalBackend::embed(const EmbedArgs& a) {
   const Matrix& m = matrix(a.table);
   const args::Embed shape = {static_cast<std::uint32_t>(a.rows),
                              static_cast<std::uint32_t>(m.columns), m.row_bytes};
-  run_elements(of_type("embed_batch", m.type),
-               {m.blocks.data, step_part(room_.ids()), chosen_[(n_sampled_ + 1) % 2].ids.data, a.out}, shape,
-               a.rows * m.columns);
+  run_elements(
+      of_type("embed_batch", m.type),
+      {m.blocks.data, step_part(room_.ids()), chosen_[(n_sampled_ + 1) % 2].ids.data, a.out}, shape,
+      a.rows * m.columns);
   done("embed", a.out, a.rows, m.columns, false);
 }
 

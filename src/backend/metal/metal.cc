@@ -38,9 +38,8 @@ Status MetalBackend::open(bool check_each_op) {
   device_ = std::move(*device);
   check_each_op_ = check_each_op;
   description_ = fmt::format("metal, {}", device_->name());
-  for (const char* name :
-       {"rms_norm_batch_f32", "rms_norm_batch_f16", "rope_batch_f32", "paged_attention", "to_half",
-        "sample_batch", "swiglu_activation_f16"})
+  for (const char* name : {"rms_norm_batch_f32", "rms_norm_batch_f16", "rope_batch_f32",
+                           "paged_attention", "to_half", "sample_batch", "swiglu_activation_f16"})
     if (prepared(name) == nullptr) return status_;
   nothing_ = take(64);
   if (nothing_.data == nullptr) return no_memory("device metal", 64);
@@ -128,8 +127,8 @@ Result<MatrixId> MetalBackend::load_matrix(const MatrixSource& source) {
   const std::string_view type = quant::type_info(source.type).name;
   for (const char* kernel : {"batch_matmul_8", "batch_matmul_32", "embed_batch"})
     if (prepared(fmt::format("{}_{}", kernel, type)) == nullptr) return status_.error();
-  Matrix m{source.type, source.rows, source.columns,
-           quant::row_bytes(source.type, source.columns), {}};
+  Matrix m{
+      source.type, source.rows, source.columns, quant::row_bytes(source.type, source.columns), {}};
   const std::int64_t bytes = m.rows * m.row_bytes;
   m.blocks = take(bytes);
   if (m.blocks.data == nullptr) return no_memory(source.name, bytes);
@@ -167,7 +166,8 @@ Status MetalBackend::create_kv(const KvLayout& l) {
   if (l.type != KvType::f16)
     return {Code::unsupported, "KV type f32: the metal backend keeps keys and values as f16"};
   if (l.layers < 1 || l.kv_heads < 1 || l.page_size < 1 || l.pages < 1)
-    return {Code::out_of_range, "KV pool: layers, kv_heads, page_size and pages must be at least 1"};
+    return {Code::out_of_range,
+            "KV pool: layers, kv_heads, page_size and pages must be at least 1"};
   if (l.head_size < 1 || l.head_size > args::kMaxHeadSize)
     return {Code::unsupported, fmt::format("head size {}: the metal backend takes 1 to {}",
                                            l.head_size, static_cast<int>(args::kMaxHeadSize))};
@@ -230,7 +230,8 @@ Status MetalBackend::make_step_room(const StepRoom& room) {
     if (chosen.ids.bytes >= 4 * room_.logits) continue;
     const Buffer before = chosen.ids;
     chosen.ids = take(4 * room_.logits);
-    if (chosen.ids.data == nullptr) return status_ = no_memory("a step's choices", 4 * room_.logits);
+    if (chosen.ids.data == nullptr)
+      return status_ = no_memory("a step's choices", 4 * room_.logits);
     std::memset(chosen.ids.data, 0, static_cast<std::size_t>(chosen.ids.bytes));
     if (before.bytes > 0)
       std::memcpy(chosen.ids.data, before.data, static_cast<std::size_t>(before.bytes));
@@ -346,9 +347,9 @@ void MetalBackend::done(const char* op, const void* out, std::int64_t rows, std:
     else
       std::memcpy(&value, x + 4 * i, 4);
     if (std::isfinite(value)) continue;
-    return note({Code::internal,
-                 fmt::format("metal: {} of layer {}, row {}, column {}: {} is not finite", op,
-                             (norms_ - 1) / 2, i / columns, i % columns, value)});
+    return note(
+        {Code::internal, fmt::format("metal: {} of layer {}, row {}, column {}: {} is not finite",
+                                     op, (norms_ - 1) / 2, i / columns, i % columns, value)});
   }
 }
 

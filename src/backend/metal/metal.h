@@ -1,5 +1,5 @@
-// The Metal backend: GGUF blocks as they are in shared memory, a paged f16 KV pool, one command buffer
-// a step. Ops of one file each encode their dispatches here.
+// The Metal backend: GGUF blocks as they are in shared memory, a paged f16 KV pool, one command
+// buffer a step. Ops of one file each encode their dispatches here.
 #pragma once
 
 #include <array>
@@ -109,8 +109,8 @@ class MetalBackend final : public Backend {
   /// Binds pointers (memory of this backend, or null) and the arguments behind them, and runs
   /// threadgroups of at most `threads` threads.
   template <class Args>
-  void run(const std::string& kernel, std::initializer_list<const void*> pointers,
-           const Args& args, Size groups, std::uint32_t threads) {
+  void run(const std::string& kernel, std::initializer_list<const void*> pointers, const Args& args,
+           Size groups, std::uint32_t threads) {
     const Kernel* k = begin(kernel, pointers, threads);
     if (k == nullptr) return;
     device_->bind_bytes(static_cast<std::uint32_t>(pointers.size()), &args, sizeof(args));

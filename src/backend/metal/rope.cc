@@ -18,13 +18,13 @@ void MetalBackend::rope_store(const RopeStoreArgs& a) {
                             flag(a.v),
                             flag(a.q_out),
                             0};
-  const std::int64_t heads = (a.q != nullptr ? a.heads : 0) + (a.k != nullptr ? kv_heads : 0) +
-                             (stores ? kv_heads : 0);
-  run_elements("rope_batch_f32",
-               {a.q, a.k, a.v, a.q_out, a.table, step_part(room_.positions()),
-                step_part(room_.slots()), stores ? keys_[layer].data : nullptr,
-                stores ? values_[layer].data : nullptr},
-               shape, a.rows * heads * ((size + 1) / 2));
+  const std::int64_t heads =
+      (a.q != nullptr ? a.heads : 0) + (a.k != nullptr ? kv_heads : 0) + (stores ? kv_heads : 0);
+  run_elements(
+      "rope_batch_f32",
+      {a.q, a.k, a.v, a.q_out, a.table, step_part(room_.positions()), step_part(room_.slots()),
+       stores ? keys_[layer].data : nullptr, stores ? values_[layer].data : nullptr},
+      shape, a.rows * heads * ((size + 1) / 2));
   if (a.q != nullptr) done("rope_store", a.q, a.rows, a.heads * size, false);
 }
 

@@ -14,10 +14,14 @@ args::Softmax shape_of(const SoftmaxArgs& a) {
 }
 template <class Args>
 args::Scores shape_of(const Args& a, std::int32_t batch, float scale, std::int64_t count) {
-  return {static_cast<std::uint32_t>(batch),    static_cast<std::uint32_t>(a.queries),
-          static_cast<std::uint32_t>(a.keys),   static_cast<std::uint32_t>(a.heads),
-          static_cast<std::uint32_t>(a.kv_heads), static_cast<std::uint32_t>(a.head_size),
-          scale,                                static_cast<std::uint32_t>(count)};
+  return {static_cast<std::uint32_t>(batch),
+          static_cast<std::uint32_t>(a.queries),
+          static_cast<std::uint32_t>(a.keys),
+          static_cast<std::uint32_t>(a.heads),
+          static_cast<std::uint32_t>(a.kv_heads),
+          static_cast<std::uint32_t>(a.head_size),
+          scale,
+          static_cast<std::uint32_t>(count)};
 }
 
 }  // namespace
@@ -30,7 +34,8 @@ void MetalBackend::add(const AddArgs& a) {
 }
 
 void MetalBackend::attention_scores(const AttentionScoresArgs& a) {
-  constexpr std::int32_t kMostStarts = 1024;  // what a kernel can be handed along with its arguments
+  constexpr std::int32_t kMostStarts =
+      1024;  // what a kernel can be handed along with its arguments
   const std::int64_t q = std::int64_t{a.queries} * a.heads * a.head_size;
   const std::int64_t k = std::int64_t{a.keys} * a.kv_heads * a.head_size;
   const std::int64_t scores = std::int64_t{a.heads} * a.queries * a.keys;
@@ -56,8 +61,8 @@ void MetalBackend::softmax_max(const SoftmaxArgs& a) {
 }
 void MetalBackend::softmax_exp_sum(const SoftmaxArgs& a) {
   if (a.rows == 0 || !fits("softmax_exp_sum_f32", a.rows * a.columns)) return;
-  run("softmax_exp_sum_f32", {a.x, a.max, a.sum}, shape_of(a),
-      {static_cast<std::uint32_t>(a.rows)}, 32);
+  run("softmax_exp_sum_f32", {a.x, a.max, a.sum}, shape_of(a), {static_cast<std::uint32_t>(a.rows)},
+      32);
 }
 void MetalBackend::softmax_normalize(const SoftmaxArgs& a) {
   run_elements("softmax_normalize_f32", {a.x, a.sum}, shape_of(a), a.rows * a.columns);

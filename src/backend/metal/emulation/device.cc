@@ -139,7 +139,8 @@ std::string run_command(const Command& c, const Order& order) {
     if (!c.bytes[i].empty())
       launch.bindings[i] = {const_cast<std::byte*>(c.bytes[i].data()), c.bytes[i].size()};
     else if (c.buffers[i].get() != nullptr)
-      launch.bindings[i] = {c.buffers[i]->data() + c.offsets[i], c.buffers[i]->bytes - c.offsets[i]};
+      launch.bindings[i] = {c.buffers[i]->data() + c.offsets[i],
+                            c.buffers[i]->bytes - c.offsets[i]};
   }
   std::string wrong = run(launch, order);
   for (std::size_t i = 0; i < kBuffers && wrong.empty(); ++i)
@@ -169,11 +170,13 @@ void check_dispatch(Encoder& e, Size groups, Size threads) {
   const Pipeline& p = *e.next.pipeline.get();
   const Unsigned n = threads.width * threads.height * threads.depth;
   if (n == 0 || n > p.max_threads)
-    return b.wrong(fmt::format("kernel {}: {} threads in a threadgroup, "
-                               "maxTotalThreadsPerThreadgroup is {}",
-                               p.function->entry->name, n, p.max_threads));
+    return b.wrong(
+        fmt::format("kernel {}: {} threads in a threadgroup, "
+                    "maxTotalThreadsPerThreadgroup is {}",
+                    p.function->entry->name, n, p.max_threads));
   if (groups.width * groups.height * groups.depth == 0)
-    return b.wrong(fmt::format("kernel {}: a dispatch of no threadgroups", p.function->entry->name));
+    return b.wrong(
+        fmt::format("kernel {}: a dispatch of no threadgroups", p.function->entry->name));
 }
 
 // ---- methods ----
@@ -185,25 +188,33 @@ void method(Class& c, const char* name, F* function) {
 using Sel = const void*;
 
 void object_methods(Class& c) {
-  method(c, "retain", +[](Object* o, Sel) -> Object* { return retain(o), o; });
-  method(c, "release", +[](Object* o, Sel) { release(o); });
-  method(c, "autorelease", +[](Object* o, Sel) -> Object* { return autorelease(o); });
-  method(c, "init", +[](Object* o, Sel) -> Object* { return o; });
+  method(
+      c, "retain", +[](Object* o, Sel) -> Object* { return retain(o), o; });
+  method(
+      c, "release", +[](Object* o, Sel) { release(o); });
+  method(
+      c, "autorelease", +[](Object* o, Sel) -> Object* { return autorelease(o); });
+  method(
+      c, "init", +[](Object* o, Sel) -> Object* { return o; });
 }
 
 void text_methods(Class& c, Class& meta) {
-  method(meta, "stringWithCString:encoding:", +[](Object*, Sel, const char* s, Unsigned) -> Object* {
-    return autorelease(text(s));
-  });
-  method(c, "UTF8String", +[](String* s, Sel) -> const char* { return s->text.c_str(); });
+  method(
+      meta, "stringWithCString:encoding:", +[](Object*, Sel, const char* s, Unsigned) -> Object* {
+        return autorelease(text(s));
+      });
+  method(
+      c, "UTF8String", +[](String* s, Sel) -> const char* { return s->text.c_str(); });
 }
 
 void pool_methods(Class& c, Class& meta) {
-  method(meta, "alloc", +[](Object*, Sel) -> Object* {
-    pools().emplace_back();
-    return make<Object>("NSAutoreleasePool");
-  });
-  method(c, "release", +[](Object* o, Sel) { drain_pool(), release(o); });
+  method(
+      meta, "alloc", +[](Object*, Sel) -> Object* {
+        pools().emplace_back();
+        return make<Object>("NSAutoreleasePool");
+      });
+  method(
+      c, "release", +[](Object* o, Sel) { drain_pool(), release(o); });
 }
 
 Object* new_buffer(Device*, Sel, Unsigned bytes, Unsigned) {
@@ -223,28 +234,34 @@ Object* new_buffer(Device*, Sel, Unsigned bytes, Unsigned) {
 }
 
 void device_methods(Class& c) {
-  method(c, "name", +[](Device*, Sel) -> Object* { return autorelease(text("emulated GPU")); });
-  method(c, "recommendedMaxWorkingSetSize", +[](Device*, Sel) -> unsigned long long { return 0; });
-  method(c, "maxBufferLength", +[](Device*, Sel) -> Unsigned { return Unsigned{1} << 36; });
+  method(
+      c, "name", +[](Device*, Sel) -> Object* { return autorelease(text("emulated GPU")); });
+  method(
+      c, "recommendedMaxWorkingSetSize", +[](Device*, Sel) -> unsigned long long { return 0; });
+  method(
+      c, "maxBufferLength", +[](Device*, Sel) -> Unsigned { return Unsigned{1} << 36; });
   method(c, "newBufferWithLength:options:", &new_buffer);
-  method(c, "newCommandQueue", +[](Device* d, Sel) -> Object* {
-    auto* q = make<Queue>("MTLCommandQueue");
-    q->device = Held<Device>(d);
-    return q;
-  });
-  method(c, "newLibraryWithSource:options:error:",
-         +[](Device*, Sel, String* source, Object*, Object**) -> Object* {
-           auto* l = make<Library>("MTLLibrary");
-           l->source = source->text;
-           return l;
-         });
-  method(c, "newComputePipelineStateWithFunction:error:",
-         +[](Device* d, Sel, Function* f, Object**) -> Object* {
-           auto* p = make<Pipeline>("MTLComputePipelineState");
-           p->function = Held<Function>(f);
-           p->max_threads = d->max_threads;
-           return p;
-         });
+  method(
+      c, "newCommandQueue", +[](Device* d, Sel) -> Object* {
+        auto* q = make<Queue>("MTLCommandQueue");
+        q->device = Held<Device>(d);
+        return q;
+      });
+  method(
+      c, "newLibraryWithSource:options:error:",
+      +[](Device*, Sel, String* source, Object*, Object**) -> Object* {
+        auto* l = make<Library>("MTLLibrary");
+        l->source = source->text;
+        return l;
+      });
+  method(
+      c, "newComputePipelineStateWithFunction:error:",
+      +[](Device* d, Sel, Function* f, Object**) -> Object* {
+        auto* p = make<Pipeline>("MTLComputePipelineState");
+        p->function = Held<Function>(f);
+        p->max_threads = d->max_threads;
+        return p;
+      });
 }
 
 Object* new_function(Library* library, Sel, String* name) {
@@ -260,69 +277,81 @@ Object* new_function(Library* library, Sel, String* name) {
 }
 
 void command_buffer_methods(Class& c) {
-  method(c, "computeCommandEncoder", +[](CommandBuffer* b, Sel) -> Object* {
-    if (b->encoding) b->wrong("a second encoder before endEncoding");
-    b->encoding = true;
-    auto* e = make<Encoder>("MTLComputeCommandEncoder");
-    e->buffer = Held<CommandBuffer>(b);
-    return autorelease(e);
-  });
-  method(c, "commit", +[](CommandBuffer* b, Sel) {
-    if (b->encoding) b->wrong("commit before endEncoding");
-    if (b->status != kNotEnqueued) return b->wrong("commit of a committed buffer");
-    b->status = kCommitted;
-    b->queue->waiting.emplace_back(b);
-  });
-  method(c, "waitUntilCompleted", +[](CommandBuffer* b, Sel) {
-    if (b->status == kNotEnqueued) return b->wrong("waitUntilCompleted before commit");
-    if (b->status == kCommitted) run_until(*b->queue, b);
-  });
-  method(c, "status", +[](CommandBuffer* b, Sel) -> Unsigned { return b->status; });
-  method(c, "error", +[](CommandBuffer* b, Sel) -> Object* {
-    if (b->error.empty()) return nullptr;
-    auto* e = make<Problem>("NSError");
-    e->text = b->error;
-    return autorelease(e);
-  });
-  method(c, "GPUStartTime", +[](CommandBuffer*, Sel) -> double { return 0; });
-  method(c, "GPUEndTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+  method(
+      c, "computeCommandEncoder", +[](CommandBuffer* b, Sel) -> Object* {
+        if (b->encoding) b->wrong("a second encoder before endEncoding");
+        b->encoding = true;
+        auto* e = make<Encoder>("MTLComputeCommandEncoder");
+        e->buffer = Held<CommandBuffer>(b);
+        return autorelease(e);
+      });
+  method(
+      c, "commit", +[](CommandBuffer* b, Sel) {
+        if (b->encoding) b->wrong("commit before endEncoding");
+        if (b->status != kNotEnqueued) return b->wrong("commit of a committed buffer");
+        b->status = kCommitted;
+        b->queue->waiting.emplace_back(b);
+      });
+  method(
+      c, "waitUntilCompleted", +[](CommandBuffer* b, Sel) {
+        if (b->status == kNotEnqueued) return b->wrong("waitUntilCompleted before commit");
+        if (b->status == kCommitted) run_until(*b->queue, b);
+      });
+  method(
+      c, "status", +[](CommandBuffer* b, Sel) -> Unsigned { return b->status; });
+  method(
+      c, "error", +[](CommandBuffer* b, Sel) -> Object* {
+        if (b->error.empty()) return nullptr;
+        auto* e = make<Problem>("NSError");
+        e->text = b->error;
+        return autorelease(e);
+      });
+  method(
+      c, "GPUStartTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+  method(
+      c, "GPUEndTime", +[](CommandBuffer*, Sel) -> double { return 0; });
 }
 
 void encoder_methods(Class& c) {
-  method(c, "setComputePipelineState:",
-         +[](Encoder* e, Sel, Pipeline* p) { e->next.pipeline = Held<Pipeline>(p); });
-  method(c, "setBuffer:offset:atIndex:",
-         +[](Encoder* e, Sel, Buffer* b, Unsigned offset, Unsigned i) {
-           if (i >= kBuffers) return e->buffer->wrong(fmt::format("buffer index {} is over 30", i));
-           if (b != nullptr && offset >= b->bytes)
-             return e->buffer->wrong(
-                 fmt::format("buffer {}: offset {} in {} bytes", i, offset, b->bytes));
-           e->next.buffers[i] = Held<Buffer>(b);
-           e->next.offsets[i] = offset;
-           e->next.bytes[i].clear();
-         });
-  method(c, "setBytes:length:atIndex:",
-         +[](Encoder* e, Sel, const std::byte* p, Unsigned n, Unsigned i) {
-           if (i >= kBuffers || n > kMostBytes || n == 0)
-             return e->buffer->wrong(fmt::format("setBytes: {} bytes at index {}", n, i));
-           e->next.bytes[i].assign(p, p + n);
-         });
-  method(c, "dispatchThreadgroups:threadsPerThreadgroup:",
-         +[](Encoder* e, Sel, Size groups, Size threads) {
-           check_dispatch(*e, groups, threads);
-           const auto size = [](const Size& s) {
-             return Size3{static_cast<std::uint32_t>(s.width), static_cast<std::uint32_t>(s.height),
-                          static_cast<std::uint32_t>(s.depth)};
-           };
-           e->next.groups = size(groups);
-           e->next.threads = size(threads);
-           e->buffer->commands.push_back(e->next);
-         });
-  method(c, "endEncoding", +[](Encoder* e, Sel) {
-    if (e->ended) e->buffer->wrong("endEncoding twice");
-    e->ended = true;
-    e->buffer->encoding = false;
-  });
+  method(
+      c, "setComputePipelineState:", +[](Encoder* e, Sel, Pipeline* p) {
+        e->next.pipeline = Held<Pipeline>(p);
+      });
+  method(
+      c, "setBuffer:offset:atIndex:", +[](Encoder* e, Sel, Buffer* b, Unsigned offset, Unsigned i) {
+        if (i >= kBuffers) return e->buffer->wrong(fmt::format("buffer index {} is over 30", i));
+        if (b != nullptr && offset >= b->bytes)
+          return e->buffer->wrong(
+              fmt::format("buffer {}: offset {} in {} bytes", i, offset, b->bytes));
+        e->next.buffers[i] = Held<Buffer>(b);
+        e->next.offsets[i] = offset;
+        e->next.bytes[i].clear();
+      });
+  method(
+      c,
+      "setBytes:length:atIndex:", +[](Encoder* e, Sel, const std::byte* p, Unsigned n, Unsigned i) {
+        if (i >= kBuffers || n > kMostBytes || n == 0)
+          return e->buffer->wrong(fmt::format("setBytes: {} bytes at index {}", n, i));
+        e->next.bytes[i].assign(p, p + n);
+      });
+  method(
+      c, "dispatchThreadgroups:threadsPerThreadgroup:",
+      +[](Encoder* e, Sel, Size groups, Size threads) {
+        check_dispatch(*e, groups, threads);
+        const auto size = [](const Size& s) {
+          return Size3{static_cast<std::uint32_t>(s.width), static_cast<std::uint32_t>(s.height),
+                       static_cast<std::uint32_t>(s.depth)};
+        };
+        e->next.groups = size(groups);
+        e->next.threads = size(threads);
+        e->buffer->commands.push_back(e->next);
+      });
+  method(
+      c, "endEncoding", +[](Encoder* e, Sel) {
+        if (e->ended) e->buffer->wrong("endEncoding twice");
+        e->ended = true;
+        e->buffer->encoding = false;
+      });
 }
 
 }  // namespace
@@ -333,26 +362,33 @@ void install_methods(Class& c, Class& meta) {
   if (name == "NSString") text_methods(c, meta);
   if (name == "NSAutoreleasePool") pool_methods(c, meta);
   if (name == "NSError")
-    method(c, "localizedDescription",
-           +[](Problem* e, Sel) -> Object* { return autorelease(text(e->text)); });
+    method(
+        c, "localizedDescription",
+        +[](Problem* e, Sel) -> Object* { return autorelease(text(e->text)); });
   if (name == "MTLCompileOptions") {
-    method(meta, "alloc", +[](Object*, Sel) -> Object* { return make<Object>("MTLCompileOptions"); });
-    method(c, "setFastMathEnabled:", +[](Object*, Sel, bool) {});
+    method(
+        meta, "alloc", +[](Object*, Sel) -> Object* { return make<Object>("MTLCompileOptions"); });
+    method(
+        c, "setFastMathEnabled:", +[](Object*, Sel, bool) {});
   }
   if (name == "MTLDevice") device_methods(c);
   if (name == "MTLLibrary") method(c, "newFunctionWithName:", &new_function);
   if (name == "MTLComputePipelineState")
-    method(c, "maxTotalThreadsPerThreadgroup",
-           +[](Pipeline* p, Sel) -> Unsigned { return p->max_threads; });
+    method(
+        c, "maxTotalThreadsPerThreadgroup",
+        +[](Pipeline* p, Sel) -> Unsigned { return p->max_threads; });
   if (name == "MTLCommandQueue")
-    method(c, "commandBuffer", +[](Queue* q, Sel) -> Object* {
-      auto* b = make<CommandBuffer>("MTLCommandBuffer");
-      b->queue = q;
-      return autorelease(b);
-    });
+    method(
+        c, "commandBuffer", +[](Queue* q, Sel) -> Object* {
+          auto* b = make<CommandBuffer>("MTLCommandBuffer");
+          b->queue = q;
+          return autorelease(b);
+        });
   if (name == "MTLBuffer") {
-    method(c, "contents", +[](Buffer* b, Sel) -> void* { return b->data(); });
-    method(c, "length", +[](Buffer* b, Sel) -> Unsigned { return b->bytes; });
+    method(
+        c, "contents", +[](Buffer* b, Sel) -> void* { return b->data(); });
+    method(
+        c, "length", +[](Buffer* b, Sel) -> Unsigned { return b->bytes; });
   }
   if (name == "MTLCommandBuffer") command_buffer_methods(c);
   if (name == "MTLComputeCommandEncoder") encoder_methods(c);

@@ -311,12 +311,13 @@ bool Group::release_barrier() {
   if (waiting == 0 && other->state == State::done) return false;
   if (other != nullptr) {
     if (one == nullptr) one = other;
-    fault_ = other->state == State::done
-                 ? fmt::format("threadgroup_barrier at {} not reached by all threads: some "
-                               "have returned",
-                               at(*one))
-                 : fmt::format("threads of a threadgroup wait at {} and at {}", at(*one),
-                               at(*other));
+    fault_ =
+        other->state == State::done
+            ? fmt::format(
+                  "threadgroup_barrier at {} not reached by all threads: some "
+                  "have returned",
+                  at(*one))
+            : fmt::format("threads of a threadgroup wait at {} and at {}", at(*one), at(*other));
     return false;
   }
   for (std::uint32_t i = 0; i < threads_; ++i) fibers_[i].state = State::ready;
@@ -457,12 +458,12 @@ Size3 Arguments::builtin(std::size_t parameter) const {
 std::string run(const Launch& launch, const Order& order) {
   thread_local std::unique_ptr<Group> group;
   if (group == nullptr) group = std::make_unique<Group>();
-  const std::uint64_t total =
-      std::uint64_t{launch.groups.x} * launch.groups.y * launch.groups.z;
+  const std::uint64_t total = std::uint64_t{launch.groups.x} * launch.groups.y * launch.groups.z;
   const std::uint64_t shift = order.kind == Order::random ? counter_bits(order.seed, 0) : 0;
   current = group.get();
   for (std::uint64_t n = 0; n < total; ++n) {
-    const std::uint64_t i = order.kind == Order::reverse ? total - 1 - n : (n + shift % total) % total;
+    const std::uint64_t i =
+        order.kind == Order::reverse ? total - 1 - n : (n + shift % total) % total;
     const Size3 position = {static_cast<std::uint32_t>(i % launch.groups.x),
                             static_cast<std::uint32_t>(i / launch.groups.x % launch.groups.y),
                             static_cast<std::uint32_t>(i / launch.groups.x / launch.groups.y)};

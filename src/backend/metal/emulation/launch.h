@@ -16,8 +16,8 @@ struct Size3 {
   std::uint32_t x = 1, y = 1, z = 1;
 };
 
-inline constexpr std::size_t kBuffers = 31;       // argument table of a kernel
-inline constexpr std::size_t kMostBytes = 4096;   // of setBytes
+inline constexpr std::size_t kBuffers = 31;      // argument table of a kernel
+inline constexpr std::size_t kMostBytes = 4096;  // of setBytes
 
 /// Memory bound to an index: from setBuffer or setBytes.
 struct Binding {

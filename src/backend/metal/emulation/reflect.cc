@@ -73,7 +73,9 @@ std::vector<Parameter> reflect(std::string_view source, std::string_view functio
   while (!rest.empty()) {
     std::size_t end = 0;
     for (int depth = 0; end < rest.size() && (rest[end] != ',' || depth > 0); ++end)
-      depth += rest[end] == '(' || rest[end] == '[' ? 1 : rest[end] == ')' || rest[end] == ']' ? -1 : 0;
+      depth += rest[end] == '(' || rest[end] == '['   ? 1
+               : rest[end] == ')' || rest[end] == ']' ? -1
+                                                      : 0;
     Parameter parameter;
     if (!parse(rest.substr(0, end), parameter))
       error = fmt::format("kernel {}: parameter {} has no attribute known here", function,

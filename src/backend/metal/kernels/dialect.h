@@ -1,13 +1,15 @@
-// The few constructs that Apple's compiler, the emulator and the lint spell differently. Kernels keep
-// to `kernel void`, scalars and simdgroup matrices, float literals with f, no double, no lambdas.
+// The few constructs that Apple's compiler, the emulator and the lint spell differently. Kernels
+// keep to `kernel void`, scalars and simdgroup matrices, float literals with f, no double, no
+// lambdas.
 #pragma once
 
 #if defined(HERD_EMULATED_MSL)
 #define HERD_JOIN2(a, b) a##b
 #define HERD_JOIN(a, b) HERD_JOIN2(a, b)
-#define TG_ARRAY(T, name, n)          \
+#define TG_ARRAY(T, name, n)           \
   static const char key_of_##name = 0; \
-  T(&name)[n] = *static_cast<T(*)[n]>( \
+  T(&name)                             \
+  [n] = *static_cast<T(*)[n]>(         \
       ::herd::metal::emulation::threadgroup_array(&key_of_##name, sizeof(T) * (n)))
 #define REGISTER_KERNEL(name, fn, ...)                                                   \
   static const ::herd::metal::emulation::Registered HERD_JOIN(registered_, __COUNTER__)( \

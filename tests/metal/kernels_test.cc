@@ -87,8 +87,8 @@ void expect_products(const std::vector<float>& got, const std::vector<float>& w,
         const double b = x[area(r, inputs) + static_cast<std::size_t>(k)];
         exact += a * b, size += std::fabs(a * b), inputs_size += std::fabs(b);
       }
-      const double tolerance = size * (kHalf + static_cast<double>(inputs) * kFloat) +
-                               inputs_size * kSmallestHalf;
+      const double tolerance =
+          size * (kHalf + static_cast<double>(inputs) * kFloat) + inputs_size * kSmallestHalf;
       const double error = std::fabs(got[area(r, outputs) + static_cast<std::size_t>(n)] - exact);
       ASSERT_FALSE(!(error <= tolerance))
           << "row " << r << " output " << n << ": " << error << " above " << tolerance;
@@ -157,11 +157,12 @@ TEST_P(Metal, EpiloguesOfBatchMatmul) {
   for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] += y[i];
   ASSERT_TRUE(same_bits(floats(out, wanted.size()), wanted));
   void* gate = room(wanted.size() * 2);
-  metal_->matmul({activations(x), rows, 2, {*id, *up}, {gate, room(wanted.size() * 2)},
-                  Epilogue::swiglu});
+  metal_->matmul(
+      {activations(x), rows, 2, {*id, *up}, {gate, room(wanted.size() * 2)}, Epilogue::swiglu});
   const auto got = halves(gate, wanted.size());
   for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const double exact = static_cast<double>(y[i]) / (1 + std::exp(-static_cast<double>(y[i]))) * u[i];
+    const double exact =
+        static_cast<double>(y[i]) / (1 + std::exp(-static_cast<double>(y[i]))) * u[i];
     const double error = std::fabs(got[i] - exact);
     ASSERT_FALSE(!(error <= std::fabs(exact) * kHalf * 1.01 + kSmallestHalf)) << i;
   }
@@ -297,11 +298,16 @@ struct Dialogue {
   std::vector<float> q, k, v;
   std::vector<std::int32_t> pages;
 };
-Dialogue dialogue(std::int32_t heads, std::int32_t kv_heads, std::int32_t size,
-                  std::int32_t length, std::int32_t first_page, Random& random) {
-  Dialogue d{heads, kv_heads, size, length, rounded(random.floats(area(length * heads, size))),
+Dialogue dialogue(std::int32_t heads, std::int32_t kv_heads, std::int32_t size, std::int32_t length,
+                  std::int32_t first_page, Random& random) {
+  Dialogue d{heads,
+             kv_heads,
+             size,
+             length,
+             rounded(random.floats(area(length * heads, size))),
              rounded(random.floats(area(length * kv_heads, size), -3, 3)),
-             rounded(random.floats(area(length * kv_heads, size))), {}};
+             rounded(random.floats(area(length * kv_heads, size))),
+             {}};
   for (std::int32_t p = (length + 31) / 32; p > 0; --p) d.pages.push_back(first_page + p - 1);
   return d;
 }
@@ -316,7 +322,9 @@ struct Part {
   std::int32_t first, end;
 };
 void append(Batch& batch, const Part& part) {
-  const auto page = [&](std::int32_t p) { return part.of->pages[static_cast<std::size_t>(p / 32)]; };
+  const auto page = [&](std::int32_t p) {
+    return part.of->pages[static_cast<std::size_t>(p / 32)];
+  };
   batch.sequences.push_back({batch.n_rows(), part.end - part.first, part.end,
                              static_cast<std::int32_t>(batch.block_table.size())});
   batch.block_table.insert(batch.block_table.end(), part.of->pages.begin(), part.of->pages.end());
@@ -369,14 +377,16 @@ class MetalAttention : public Metal {
         const auto rows = slice(from, p.first, p.end, std::int64_t{heads} * p.of->size);
         to.insert(to.end(), rows.begin(), rows.end());
       };
-      add(q, p.of->q, p.of->heads), add(k, p.of->k, p.of->kv_heads), add(v, p.of->v, p.of->kv_heads);
+      add(q, p.of->q, p.of->heads), add(k, p.of->k, p.of->kv_heads),
+          add(v, p.of->v, p.of->kv_heads);
     }
     const Dialogue& d = *parts[0].of;
     const MemoryMark mark = metal_->mark();
     float *dk = put(k), *dv = put(v);
     void *dq = activations(q), *out = room(q.size() * 2);
     metal_->begin_step(batch);
-    metal_->rope_store({nullptr, dk, dv, nullptr, nullptr, batch.n_rows(), 0, d.kv_heads, d.size, 0, 1});
+    metal_->rope_store(
+        {nullptr, dk, dv, nullptr, nullptr, batch.n_rows(), 0, d.kv_heads, d.size, 0, 1});
     metal_->attention({dq, out, 1, d.heads, 0.2f});
     metal_->end_step();
     const auto got = halves(out, q.size());
