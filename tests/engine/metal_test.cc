@@ -6,13 +6,10 @@
 #include <bit>
 #include <cmath>
 
-#include "sample/sampler.h"
 #include "tiny_model.h"
 
 namespace herd {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class MetalModel : public testing::Test {
  protected:
@@ -131,84 +128,6 @@ TEST_F(MetalModel, GenerationIsTheSameHoweverItIsSampled) {
     EXPECT_EQ((*on_device)[i].ids.size(), static_cast<std::size_t>(requests[i].max_tokens));
     EXPECT_EQ((*on_device)[i].ids, (*on_host)[i].ids) << i;
   }
-}
-
-// ---- choices ----
-
-class MetalSampling : public MetalModel {
- protected:
-  std::vector<TokenId> choose(const std::vector<float>& logits, std::int32_t vocab,
-                              const std::vector<SamplingRow>& how) {
-    auto made = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
-    EXPECT_TRUE(made.ok());
-    Backend& backend = **made;
-    const auto rows = static_cast<std::int32_t>(how.size());
-    const auto p = backend.allocate(std::ssize(logits) * 4);
-    EXPECT_TRUE(p.ok());
-    backend.upload(*p, logits.data(), std::ssize(logits) * 4);
-    Batch batch;
-    batch.ids.resize(how.size()), batch.positions.resize(how.size());
-    batch.slots.resize(how.size()), batch.logit_rows.resize(how.size());
-    batch.sampling = how;
-    backend.begin_step(batch);
-    backend.sample({static_cast<const float*>(*p), rows, vocab});
-    backend.end_step();
-    const auto ids = backend.sampled();
-    EXPECT_TRUE(ids.ok()) << (ids.ok() ? "" : ids.error().message);
-    return ids.ok() ? std::vector<TokenId>(ids->begin(), ids->end()) : std::vector<TokenId>();
-  }
-};
-
-std::vector<SamplingRow> settings(test::Dice& dice) {
-  std::vector<SamplingRow> rows;
-  for (const float temperature : {0.0f, 0.3f, 3.0f})
-    for (const int top_k : {0, 2, 40})
-      for (const float top_p : {1.0f, 0.9f, 0.3f})
-        for (const float min_p : {0.0f, 0.05f})
-          rows.push_back({temperature, top_p, min_p, top_k,
-                          static_cast<std::uint64_t>(dice.roll(0, 1 << 30)), dice.roll(0, 9999)});
-  return rows;
-}
-
-TEST_F(MetalSampling, ChoosesAsTheHost) {
-  test::Dice dice(95);
-  for (const std::int32_t vocab : {1, 2, 31, 257}) {
-    for (int kind = 0; kind < 3; ++kind) {  // spread out; few distinct values; many impossible
-      const auto how = settings(dice);
-      std::vector<float> logits;
-      for (std::size_t i = 0; i < how.size() * static_cast<std::size_t>(vocab); ++i) {
-        float x = static_cast<float>(dice.roll(-1 << 20, 1 << 20)) / static_cast<float>(1 << 17);
-        if (kind == 1) x = static_cast<float>(dice.roll(-2, 2));
-        if (kind == 2 && dice.roll(0, 3) != 0 && i % static_cast<std::size_t>(vocab) != 0)
-          x = -kInfinity;
-        logits.push_back(x);
-      }
-      const auto got = choose(logits, vocab, how);
-      ASSERT_EQ(got.size(), how.size());
-      Sampler sampler(vocab);
-      for (std::size_t r = 0; r < how.size(); ++r) {
-        const auto row = std::span(logits).subspan(r * static_cast<std::size_t>(vocab),
-                                                   static_cast<std::size_t>(vocab));
-        SamplingParams p;
-        p.temperature = how[r].temperature, p.top_k = how[r].top_k, p.top_p = how[r].top_p;
-        p.min_p = how[r].min_p, p.seed = how[r].seed;
-        const auto wanted = sampler.sample(row, p, {}, how[r].position, false);
-        ASSERT_TRUE(wanted.ok());
-        EXPECT_EQ(got[r], wanted->id)
-            << "vocab " << vocab << " kind " << kind << " T " << how[r].temperature << " k "
-            << how[r].top_k << " p " << how[r].top_p << " min_p " << how[r].min_p;
-      }
-    }
-  }
-}
-
-TEST_F(MetalSampling, WhatIsNotFiniteHasNoChoice) {
-  const float nan = std::nanf("");
-  const std::vector<float> logits = {1,          2,          3,          1, nan,
-                                     3,          kInfinity,  0,          0, -kInfinity,
-                                     -kInfinity, -kInfinity, -kInfinity, 5, -kInfinity};
-  EXPECT_EQ(choose(logits, 3, std::vector<SamplingRow>(5)),
-            (std::vector<TokenId>{2, -1, -1, -1, 1}));
 }
 
 }  // namespace

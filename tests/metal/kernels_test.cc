@@ -290,6 +290,27 @@ TEST_P(Metal, ElementsOfAnyLength) {
   }
 }
 
+TEST(MetalCheck, NamesTheFirstOpThatIsNotFinite) {
+  auto made = make_backend({DeviceType::metal_emulated, 1, Isa::automatic, true});
+  if (!made.ok()) GTEST_SKIP() << made.error().message;
+  Backend& backend = **made;
+  const std::vector<float> x = {1, 2, 3, 4, kPoison, 6};
+  const auto in = backend.allocate(24), weight = backend.allocate(8), out = backend.allocate(24);
+  ASSERT_TRUE(in.ok() && weight.ok() && out.ok());
+  backend.upload(*in, x.data(), 24);
+  Batch batch;
+  batch.ids.resize(3);
+  backend.begin_step(batch);
+  backend.rms_norm(
+      {static_cast<const float*>(*in), static_cast<const float*>(*weight), *out, 3, 2, 1e-5f});
+  backend.end_step();
+  std::vector<float> back(3);
+  const Status status = backend.download(back.data(), *out, 12);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("rms_norm of layer 0, row 2"), std::string::npos)
+      << status.error().message;
+}
+
 // ---- paged attention ----
 
 /// A sequence's keys, values and queries; pages in reverse order.

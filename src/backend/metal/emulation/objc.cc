@@ -11,14 +11,14 @@
 namespace herd::metal::emulation {
 namespace {
 
+/// Classes live as long as the process: metal-cpp keeps them in statics.
 std::map<std::string, Class*, std::less<>>& classes() {
-  static std::map<std::string, Class*, std::less<>> all;
-  return all;
+  static auto* all = new std::map<std::string, Class*, std::less<>>;
+  return *all;
 }
 
 }  // namespace
 
-/// Classes live as long as the process: metal-cpp keeps them in statics.
 Class* class_named(const char* name) {
   Class*& found = classes()[name];
   if (found == nullptr) {
