@@ -1,6 +1,5 @@
 // The metal backend's ops over the emulator: against the reference within the rounding of halves,
-// with the GPU's threads in several orders, and against themselves bit for bit. Skipped where the
-// build has no emulator.
+// with the GPU's threads in several orders, and against themselves bit for bit.
 #include <cstdlib>
 
 #include "backend/backends.h"
@@ -20,17 +19,23 @@ std::size_t area(std::int64_t a, std::int64_t b) {
   return static_cast<std::size_t>(a * b);
 }
 
+/// A backend whose threads run in an order; one of them with small threadgroups.
+std::unique_ptr<Backend> emulated(const std::string& order) {
+  setenv("HERD_EMULATOR_ORDER", order.c_str(), 1);
+  if (order == "reverse") setenv("HERD_EMULATOR_THREADS", "96", 1);
+  auto backend = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
+  unsetenv("HERD_EMULATOR_ORDER");
+  unsetenv("HERD_EMULATOR_THREADS");
+  EXPECT_TRUE(backend.ok()) << (backend.ok() ? "" : backend.error().message);
+  return backend.ok() ? std::move(*backend) : nullptr;
+}
+
 /// By the order in which the emulator runs threads.
 class Metal : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    setenv("HERD_EMULATOR_ORDER", GetParam(), 1);
-    auto backend = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
-    unsetenv("HERD_EMULATOR_ORDER");
-    if (!backend.ok() && backend.error().code == Code::unsupported)
-      GTEST_SKIP() << backend.error().message;
-    ASSERT_TRUE(backend.ok()) << backend.error().message;
-    metal_ = std::move(*backend);
+    metal_ = emulated(GetParam());
+    ASSERT_TRUE(metal_ != nullptr);
     reference_ = make(DeviceType::reference, Isa::automatic, 1);
   }
 
@@ -422,9 +427,7 @@ TEST_P(MetalAttention, IsSoftmaxOfScoresTimesValues) {
        {std::tuple{4, 4, 32, 70}, {9, 3, 64, 33}, {5, 1, 80, 1}, {2, 1, 33, 65}}) {
     SCOPED_TRACE(std::to_string(heads) + "/" + std::to_string(kv_heads) + " size " +
                  std::to_string(size));
-    setenv("HERD_EMULATOR_ORDER", GetParam(), 1);
-    metal_ = make(DeviceType::metal_emulated, Isa::automatic, 1);
-    unsetenv("HERD_EMULATOR_ORDER");
+    metal_ = emulated(GetParam());
     ASSERT_TRUE(metal_->create_kv({2, kv_heads, size, 32, 4}).ok());
     const Dialogue d = dialogue(heads, kv_heads, size, length, 1, random);
     expect_attention(step({{&d, 0, length}}), d, 0.2f);

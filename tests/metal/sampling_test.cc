@@ -2,6 +2,8 @@
 // the same logits.
 #include "sample/sampler.h"
 
+#include <cstdlib>
+
 #include "backend/backends.h"
 
 namespace herd::testing {
@@ -12,7 +14,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 class MetalSampling : public ::testing::Test {
  protected:
   void SetUp() override {
+    setenv("HERD_EMULATOR_THREADS", "64", 1);  // fewer fibers to switch between
     auto made = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
+    unsetenv("HERD_EMULATOR_THREADS");
     ASSERT_TRUE(made.ok()) << made.error().message;
     backend_ = std::move(*made);
   }
@@ -40,9 +44,9 @@ class MetalSampling : public ::testing::Test {
 };
 
 std::vector<SamplingRow> settings(Random& random) {
-  std::vector<SamplingRow> rows;
-  for (const float temperature : {0.0f, 0.3f, 3.0f})
-    for (const int top_k : {0, 2, 40})
+  std::vector<SamplingRow> rows(1);  // the first is greedy
+  for (const float temperature : {0.3f, 3.0f})
+    for (const int top_k : {0, 3})
       for (const float top_p : {1.0f, 0.9f, 0.3f})
         for (const float min_p : {0.0f, 0.05f})
           rows.push_back({temperature, top_p, min_p, top_k,
