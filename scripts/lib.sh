@@ -16,8 +16,8 @@ METAL_PACKAGE=mlx-metal==0.32.4
 METAL_CPP=$HERD_CACHE/metal-cpp
 
 BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
-  libutf8proc-dev python3)
-TEST_PACKAGES=(libgtest-dev)
+  libutf8proc-dev libedit-dev libboost-dev python3)
+TEST_PACKAGES=(libgtest-dev python3-venv)
 METAL_PACKAGES=(clang-14)  # for the one file that includes metal-cpp, and for the lint
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 MODEL_PACKAGES=(python3 python3-pip ca-certificates)
@@ -33,6 +33,7 @@ have_package() {
   case $1 in
     cmake | g++ | pkg-config | python3 | ccache) command -v "$1" >/dev/null && return 0 ;;
     ninja-build) command -v ninja >/dev/null && return 0 ;;
+    python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null && return 0 ;;
     python3-pip) python3 -m pip --version >/dev/null 2>&1 && return 0 ;;
     *) ;;
   esac
@@ -135,6 +136,17 @@ PYTHON
   rm -rf "$METAL_CPP"
   mv "$download/headers" "$METAL_CPP"
   rm -rf "$download"
+}
+
+# Brings OpenAI's own client into $HERD_CACHE/openai, for tests/server; fails where it cannot.
+OPENAI_PACKAGE=openai==3.57.0
+fetch_openai_client() {
+  local venv=$HERD_CACHE/openai
+  "$venv/bin/python" -c 'import openai' 2>/dev/null && return 0
+  say "installing $OPENAI_PACKAGE from PyPI into $venv"
+  mkdir -p "$HERD_CACHE"
+  python3 -m venv --clear "$venv" &&
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$OPENAI_PACKAGE" >&2
 }
 
 # Whether an NVIDIA GPU is here to be used.

@@ -64,6 +64,7 @@ herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions 
 
 // Each command adds itself to the program; `exit_code` is set when it ran.
 void add_generate(CLI::App& app, int& exit_code);
+void add_chat(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);
 void add_logits(CLI::App& app, int& exit_code);
@@ -72,5 +73,6 @@ void add_plan(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);
 void add_metal_selftest(CLI::App& app, int& exit_code);
+void add_serve(CLI::App& app, int& exit_code);
 
 }  // namespace cli

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = cli::kOk;
   cli::add_generate(app, exit_code);
+  cli::add_chat(app, exit_code);
   cli::add_tokenize(app, exit_code);
   cli::add_render(app, exit_code);
   cli::add_logits(app, exit_code);
@@ -43,6 +44,7 @@ int main(int argc, char** argv) {
   cli::add_bench(app, exit_code);
   cli::add_make_model(app, exit_code);
   cli::add_metal_selftest(app, exit_code);
+  cli::add_serve(app, exit_code);
   if (const std::string error = unknown_command(app, argc, argv); !error.empty())
     return cli::fail(error, cli::kWrongUse);
   try {

@@ -22,6 +22,7 @@
 #include "herd/llama.h"
 #include "herd/status.h"
 #include "herd/types.h"
+#include "herd/vocabulary.h"
 
 namespace herd {
 
@@ -132,6 +133,8 @@ class Engine {
   std::int32_t context() const;  // longest prompt and answer together
   Result<std::vector<TokenId>> encode(std::string_view text, bool add_bos) const;
   Result<std::string> decode(std::span<const TokenId> ids, bool special = false) const;
+  /// The model's own, not a copy. Error: why its tokeniser cannot be used.
+  Result<Vocabulary> vocabulary() const;
 
  private:
   struct Impl;

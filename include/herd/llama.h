@@ -128,6 +128,15 @@ class LlamaModel {
 
 // ---- generation: many prompts, one ragged batch ----
 
+/// What an answer must be. Every token that would break it is left out before the choice, so the
+/// answer keeps to it whatever the model prefers; it is whole unless max_tokens or a stop string
+/// cuts it. docs/json_schema.md: what is understood of JSON Schema, and which JSON is written.
+struct AnswerFormat {
+  enum class Kind { text, json_object, json_schema };
+  Kind kind = Kind::text;
+  std::string schema;  // of json_schema: the schema as JSON
+};
+
 struct GenerateRequest {
   std::string prompt;        // used when ids is empty
   std::vector<TokenId> ids;  // used as they are
@@ -138,6 +147,8 @@ struct GenerateRequest {
   bool ignore_end = false;        // go on past the model's end token
   int logprobs = -1;              // -1: none; n: the chosen token's and the n likeliest
   bool prompt_logprobs = false;   // also of each prompt token after the first
+  AnswerFormat format;            // errors in it name the place and the keyword: invalid_argument,
+                                  // unsupported, out_of_range; resource_exhausted: too many others
 };
 
 struct GenerateResult {

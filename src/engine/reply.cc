@@ -24,14 +24,13 @@ Status check_parameters(const LlamaModel::Impl& model, const GenerateRequest& r)
   if (Status status = range("logprobs", r.logprobs, -1, model.vocab()); !status.ok()) return status;
   for (const TokenId id : r.stop_ids)
     if (Status status = range("stop id", id, 0, model.vocab() - 1); !status.ok()) return status;
-  if (model.tokenizer == nullptr && !r.stop.empty()) return model.tokenizer_error;
+  const bool needs_text = !r.stop.empty() || r.format.kind != AnswerFormat::Kind::text;
+  if (model.tokenizer == nullptr && needs_text) return model.tokenizer_error;
   return {};
 }
 
-}  // namespace
-
-Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequest& request) {
-  if (Status status = check_parameters(model, request); !status.ok()) return status.error();
+Result<std::vector<TokenId>> prepare_prompt(const LlamaModel::Impl& model,
+                                            GenerateRequest& request) {
   std::vector<TokenId> ids = std::move(request.ids);
   if (ids.empty()) {
     if (model.tokenizer == nullptr) return model.tokenizer_error;
@@ -53,16 +52,29 @@ Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequ
   return ids;
 }
 
-Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, std::vector<TokenId> prompt,
+}  // namespace
+
+Result<Prepared> prepare(const LlamaModel::Impl& model, GenerateRequest& request) {
+  if (Status status = check_parameters(model, request); !status.ok()) return status.error();
+  auto prompt = prepare_prompt(model, request);
+  if (!prompt.ok()) return prompt.error();
+  if (request.format.kind == AnswerFormat::Kind::text) return Prepared{*std::move(prompt), nullptr};
+  auto grammar = model.formats.grammar(request.format, *model.tokenizer, model.vocab());
+  if (!grammar.ok()) return grammar.error();
+  return Prepared{*std::move(prompt), *std::move(grammar)};
+}
+
+Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, Prepared prepared,
              ReplyText text)
     : tokenizer_(model.tokenizer),
       request_(std::move(request)),
-      ids_(std::move(prompt)),
+      ids_(std::move(prepared.prompt)),
       stops_(request_.stop),
       text_at_end_(text == ReplyText::at_the_end && request_.stop.empty()) {
   event_.usage.prompt_tokens = static_cast<std::int32_t>(ids_.size());
   ids_.reserve(ids_.size() + static_cast<std::size_t>(request_.max_tokens));
   if (tokenizer_ != nullptr) detokenizer_.emplace(tokenizer_, false, false);
+  if (prepared.grammar != nullptr) constraint_.emplace(std::move(prepared.grammar));
 }
 
 // ---- one step ----
@@ -70,11 +82,11 @@ Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, std::vector
 bool Reply::needs_logits(const sched::Share& share) const {
   if (share.n_logits == 0) return false;
   return adjusts(request_.sampling) || request_.logprobs >= 0 || share.n_logits > 1 ||
-         !share.chooses;
+         !share.chooses || constraint_;
 }
 
 SamplingRow Reply::sampling_row(std::int64_t position) const {
-  if (adjusts(request_.sampling)) return {};
+  if (adjusts(request_.sampling) || constraint_) return {};
   const SamplingParams& p = request_.sampling;
   return {p.temperature, p.top_p, p.min_p, p.top_k, p.seed, position};
 }
@@ -89,10 +101,16 @@ sched::Outcome Reply::take_logits(const sched::Share& share, std::span<const flo
       return fail(fmt::format("the logits after prompt token {} are not finite", first + i));
   if (!share.chooses) return {};
   const auto last = logits.last(vocab);
+  std::span<const std::uint64_t> allowed;
+  if (constraint_) {
+    const auto mask = constraint_->allowed(!request_.ignore_end);
+    if (!mask.ok()) return fail(mask.error());
+    allowed = *mask;
+  }
   const auto history = std::span<const TokenId>(ids_);
   const auto sample = sampler.sample(last, request_.sampling,
                                      {history.first(prompt_size()), history.subspan(prompt_size())},
-                                     std::ssize(ids_), false);
+                                     std::ssize(ids_), false, allowed);
   if (!sample.ok()) return fail(sample.error().message);
   if (request_.logprobs >= 0) event_.logprob = sampler.logprob(last, sample->id, request_.logprobs);
   return take_id(sample->id);
@@ -110,6 +128,8 @@ bool Reply::note_prompt(std::size_t at, std::span<const float> logits, Sampler& 
 
 sched::Outcome Reply::take_id(TokenId id) {
   if (id < 0) return fail(fmt::format("the logits after token {} are not finite", ids_.size() - 1));
+  if (constraint_)
+    if (Status status = constraint_->take(id); !status.ok()) return fail(status.error());
   ids_.push_back(id);
   event_.id = id;
   if (!text_at_end_) event_.text += text_of(id);
@@ -124,13 +144,13 @@ std::string Reply::text_of(TokenId id) {
 }
 
 bool Reply::ends(TokenId id) const {
-  if (stops_.matched()) return true;
+  if (stops_.matched() || (constraint_ && constraint_->ended())) return true;
   if (std::ranges::find(request_.stop_ids, id) != request_.stop_ids.end()) return true;
   return !request_.ignore_end && tokenizer_ != nullptr && tokenizer_->ends_text(id);
 }
 
-sched::Outcome Reply::fail(std::string message) {
-  event_.error = {Code::internal, std::move(message)};
+sched::Outcome Reply::fail(Error error) {
+  event_.error = std::move(error);
   return {-1, FinishReason::error};
 }
 

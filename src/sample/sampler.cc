@@ -165,14 +165,19 @@ Sampler::Sampler(std::int32_t vocab_size)
 
 Result<Sample> Sampler::sample(std::span<const float> logits, const SamplingParams& params,
                                const SampleHistory& history, std::int64_t position,
-                               bool with_logprob) {
+                               bool with_logprob, std::span<const std::uint64_t> allowed) {
   const Scan raw = scan(logits);
   if (raw.bad || raw.largest == -kInfinity) return bad_logits(logits);
   TokenId id = 0;
-  if (params.temperature == 0.0f && !adjusts(params)) {
+  if (params.temperature == 0.0f && !adjusts(params) && allowed.empty()) {
     id = first_equal(logits, raw.largest);
   } else {
     adjust(logits, params, history);
+    if (!allowed.empty()) {
+      leave_only(allowed);
+      if (scan(scores_).largest == -kInfinity)
+        return Error{Code::internal, "no allowed token has a finite logit"};
+    }
     id = params.temperature == 0.0f
              ? first_equal(scores_, scan(scores_).largest)
              : draw(params, counter_uniform(params.seed, static_cast<std::uint64_t>(position)));
@@ -198,6 +203,11 @@ void Sampler::adjust(std::span<const float> logits, const SamplingParams& params
   }
   if (params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f)
     penalise_use(history.answer, params.presence_penalty, params.frequency_penalty);
+}
+
+void Sampler::leave_only(std::span<const std::uint64_t> allowed) {
+  for (std::size_t id = 0; id < scores_.size(); ++id)
+    if ((allowed[id / 64] >> (id % 64) & 1) == 0) scores_[id] = -kInfinity;
 }
 
 // counts_ marks the ids already penalised, so that each is only once.

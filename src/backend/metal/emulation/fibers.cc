@@ -141,6 +141,7 @@ class Group {
   bool release_simdgroups();
   bool release_barrier();
   std::string check_arena() const;
+  void forget_fibers();
   std::string finish();
   std::string_view base_name() const {
     const std::string_view file = running_->place.file_name();
@@ -244,7 +245,7 @@ void Group::start() {
     for (int k = 0; k < 6; ++k) *--sp = nullptr;
     f.stack_pointer = sp;
 #ifdef HERD_EMULATION_TSAN
-    f.tsan = __tsan_create_fiber(0);
+    if (f.tsan == nullptr) f.tsan = __tsan_create_fiber(0);  // costly, so kept from group to group
 #endif
   }
 }
@@ -340,11 +341,23 @@ std::string Group::run(const Launch& what, Size3 position, const Order& order,
   return finish();
 }
 
+/// Fibers that never came to their end: nothing orders what they did before what comes next.
+void Group::forget_fibers() {
+#ifdef HERD_EMULATION_TSAN
+  for (std::uint32_t i = 0; i < threads_; ++i) {
+    __tsan_destroy_fiber(fibers_[i].tsan);
+    fibers_[i].tsan = nullptr;
+  }
+  mmap(stacks_, kMaxThreads * kStack, PROT_READ | PROT_WRITE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+#endif
+}
+
 std::string Group::finish() {
 #ifdef HERD_EMULATION_TSAN
   __tsan_acquire(&end_sync_);
-  for (std::uint32_t i = 0; i < threads_; ++i) __tsan_destroy_fiber(fibers_[i].tsan);
 #endif
+  if (!fault_.empty()) forget_fibers();
   if (fault_.empty()) fault_ = check_arena();
   return std::exchange(fault_, {});
 }
