@@ -123,7 +123,7 @@ class Group {
   }
   void* array(const void* key, std::size_t bytes);
   void stop(const char* message) {
-    if (fault_.empty()) fault_ = fmt::format("{}:{}: {}", base_name(), line(), message);
+    stopped_ = message;  // the scheduler makes a text of it: memory of a fiber's is its own
     running_->state = State::done;
     for (;;) to_scheduler();
   }
@@ -143,12 +143,8 @@ class Group {
   std::string check_arena() const;
   void forget_fibers();
   std::string finish();
-  std::string_view base_name() const {
-    const std::string_view file = running_->place.file_name();
-    return file.substr(file.rfind('/') + 1);
-  }
-  std::uint32_t line() const { return running_->place.line(); }
   static std::string at(const Fiber& f) {
+    if (f.place.line() == 0) return "before any barrier";
     const std::string_view file = f.place.file_name();
     return fmt::format("{}:{}", file.substr(file.rfind('/') + 1), f.place.line());
   }
@@ -163,6 +159,7 @@ class Group {
   Size3 position_;
   Fiber* running_ = nullptr;
   void* scheduler_ = nullptr;
+  const char* stopped_ = nullptr;  // by a fiber, with this message
   std::string fault_;
   void* scheduler_fake_ = nullptr;
   const void* scheduler_bottom_ = nullptr;
@@ -238,6 +235,7 @@ void Group::start() {
     Fiber& f = fibers_[i];
     unguard(f.stack, kStack);
     f.state = State::ready;
+    f.place = Place();
     f.fake_stack = nullptr;
     auto* sp = reinterpret_cast<void**>(f.stack + kStack);
     *--sp = nullptr;  // keeps the stack as a call would leave it: 8 below a multiple of 16
@@ -258,7 +256,9 @@ void Group::run_ready(const Order& order, std::uint64_t& draw) {
     Fiber& f = fibers_[order.kind == Order::reverse ? threads_ - 1 - turn : turn];
     if (f.state != State::ready) continue;
     resume(f);
-    if (!fault_.empty()) return;
+    if (stopped_ == nullptr) continue;
+    fault_ = fmt::format("{}: {}", at(f), std::exchange(stopped_, nullptr));
+    return;
   }
 }
 
