@@ -149,6 +149,15 @@ fetch_openai_client() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$OPENAI_PACKAGE" >&2
 }
 
+# Brings a browser for tests/server/page_test.py; fails where it cannot (Ubuntu packages it as a snap alone).
+need_browser() {
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null && return 0
+  command -v apt-get >/dev/null || return 1
+  apt-cache show chromium >/dev/null 2>&1 || as_root apt-get update -qq
+  apt-cache show chromium >/dev/null 2>&1 || return 1
+  need_packages chromium fonts-dejavu-core
+}
+
 # Whether an NVIDIA GPU is here to be used.
 have_nvidia_gpu() { [[ -e /dev/nvidiactl ]] || command -v nvidia-smi >/dev/null; }
 

@@ -44,6 +44,10 @@ int main(int argc, char** argv) {
   cli::add_bench(app, exit_code);
   cli::add_make_model(app, exit_code);
   cli::add_metal_selftest(app, exit_code);
+  cli::add_perplexity(app, exit_code);
+  cli::add_score(app, exit_code);
+  cli::add_fidelity(app, exit_code);
+  cli::add_verify(app, exit_code);
   cli::add_serve(app, exit_code);
   if (const std::string error = unknown_command(app, argc, argv); !error.empty())
     return cli::fail(error, cli::kWrongUse);

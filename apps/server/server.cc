@@ -237,7 +237,14 @@ void Server::run() {
   }
   impl_->accept();
   impl_->tick();
-  impl_->io.run();
+  for (;;) {
+    try {
+      impl_->io.run();
+      return;
+    } catch (const std::exception& e) {  // no memory: whoever it met is lost, the others go on
+      if (impl_->options.log) impl_->options.log(e.what());
+    }
+  }
 }
 
 void Server::stop() {

@@ -137,7 +137,11 @@ bool Service::is_light(const HttpHead& head) const {
 Service::Handled Service::handle(const HttpHead& head, std::string_view body, Wake wake) {
   Call call{head, body, std::move(wake), Clock::now(),
             find_key(head.authorization, options_.access).value_or(0)};
-  return (this->*find_route(head)->handle)(call);
+  try {
+    return (this->*find_route(head)->handle)(call);
+  } catch (const std::exception& e) {  // no memory
+    return refuse(from_error({herd::Code::internal, e.what()}));
+  }
 }
 
 HttpReply Service::refuse(ApiError error) {

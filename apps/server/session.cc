@@ -14,6 +14,7 @@ using Error = boost::system::error_code;
 
 constexpr std::size_t kAheadBytes = 16u << 10;   // kept of requests sent before their turn
 constexpr std::size_t kPieceBytes = 256u << 10;  // a reader takes this in slow_reader, or is gone
+constexpr std::size_t kSmallBody = 64u << 10;
 constexpr milliseconds kLinger{1000};
 
 ApiError late(std::string message) {
@@ -109,11 +110,12 @@ void Session::on_header() {
   if (refusal_) return fail(*refusal_);
   const auto refused = shared_.service.check_head(head);
   const bool body = head.chunked || head.content_length.value_or(0) > 0;
-  if (refused) {
-    keep_alive_ = keep_alive_ && !body;
-    ahead_ = reader_->rest();
+  const bool small = !head.chunked && head.content_length.value_or(0) <= kSmallBody;
+  if (refused && (!small || head.expects_continue)) {
+    keep_alive_ = false;
     return reply(*refused);
   }
+  early_ = refused;  // a small body is read nevertheless, so that the connection can go on
   const Limits& limits = shared_.service.limits();
   const std::size_t bytes =
       head.chunked ? limits.body_bytes : static_cast<std::size_t>(head.content_length.value_or(0));
@@ -138,6 +140,7 @@ void Session::dispatch() {
   forget_deadline();
   state_ = State::running;
   ahead_ = reader_->rest();
+  if (early_) return reply(*std::exchange(early_, {}));
   const HttpHead head = reader_->head();
   std::string body = reader_->take_body();
   auto wake = [weak = weak_from_this(), &io = shared_.io] {

@@ -80,7 +80,8 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::steady_timer timer_;
   std::unique_ptr<HttpReader> reader_;
   State state_ = State::reading;
-  std::optional<ApiError> refusal_;
+  std::optional<ApiError> refusal_;  // of the whole connection
+  std::optional<HttpReply> early_;   // to a request whose body is still to be read
   char chunk_[16 << 10];
   std::string ahead_;       // bytes of later requests that came while one runs
   bool read_open_ = false;  // a read is on its way

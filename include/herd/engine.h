@@ -58,7 +58,7 @@ struct Event {
   std::string text;  // what became certain: whole UTF-8, nothing of a stop string
   std::optional<TokenLogprob> logprob;        // of id, if asked
   std::vector<TokenLogprob> prompt_logprobs;  // if asked, in order, in the events of the prompt: of
-                                              // each token after the first
+                                              // each token from prompt_logprobs_from on
   FinishReason finish_reason = FinishReason::none;  // set in the last event, and only there
   Error error;  // if finish_reason is error or cancelled: why. resource_exhausted: waited too long
                 // to run; cancelled: by its owner, the engine's end, wall time or slow reading;

@@ -39,10 +39,13 @@ Grammar::Grammar(Automaton automaton, std::shared_ptr<const TokenTrie> vocabular
   note_bytes();
 }
 
+std::size_t Grammar::mask_bytes() const {
+  const std::size_t each = masks_.empty() ? 0 : masks_[0].size() * sizeof(std::uint64_t);
+  return mask_keys_.bytes() + masks_.size() * (each + sizeof(Mask));
+}
+
 void Grammar::note_bytes() {
-  std::size_t masks = mask_keys_.bytes();
-  if (!masks_.empty()) masks += masks_.size() * masks_[0].size() * sizeof(std::uint64_t);
-  bytes_.store(automaton_bytes_ + matcher_.bytes() + masks, std::memory_order_relaxed);
+  bytes_.store(automaton_bytes_ + matcher_.bytes() + mask_bytes(), std::memory_order_relaxed);
 }
 
 void Grammar::forget() {
@@ -52,7 +55,7 @@ void Grammar::forget() {
 }
 
 const Grammar::Mask& Grammar::mask_at(const Cursor& c, const Frames& frames) {
-  if (bytes() - matcher_.bytes() - automaton_bytes_ > kMostMaskBytes) {
+  if (mask_bytes() > kMostMaskBytes) {
     mask_keys_.clear();
     masks_.clear();
   }

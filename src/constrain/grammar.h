@@ -32,6 +32,7 @@ class Grammar {
   const Mask& mask_at(const Cursor& c, const Frames& frames);
   void walk(const Cursor& c, const Frames& frames, Mask& out);
   void forget();
+  std::size_t mask_bytes() const;
   void note_bytes();
 
   std::shared_ptr<const TokenTrie> vocabulary_;

@@ -43,6 +43,10 @@ Result<std::vector<TokenId>> prepare_prompt(const LlamaModel::Impl& model,
       return Error{Code::invalid_argument,
                    fmt::format("prompt token {} is id {}, the vocabulary has 0 to {}", i, ids[i],
                                model.vocab() - 1)};
+  if (request.prompt_logprobs &&
+      (request.prompt_logprobs_from < 1 || request.prompt_logprobs_from > std::ssize(ids)))
+    return Error{Code::out_of_range, fmt::format("prompt_logprobs_from {}: must be 1 to {}",
+                                                 request.prompt_logprobs_from, ids.size())};
   const std::int64_t room = std::int64_t{model.context()} - std::ssize(ids);
   if (room < 0)
     return Error{Code::out_of_range, fmt::format("the prompt has {} tokens, the context holds {}",
@@ -81,8 +85,8 @@ Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, Prepared pr
 
 bool Reply::needs_logits(const sched::Share& share) const {
   if (share.n_logits == 0) return false;
-  return adjusts(request_.sampling) || request_.logprobs >= 0 || share.n_logits > 1 ||
-         !share.chooses || constraint_;
+  return adjusts(request_.sampling) || request_.logprobs >= 0 || request_.on_logits ||
+         share.n_logits > 1 || !share.chooses || constraint_;
 }
 
 SamplingRow Reply::sampling_row(std::int64_t position) const {
@@ -96,6 +100,8 @@ sched::Outcome Reply::take_logits(const sched::Share& share, std::span<const flo
   const auto n = static_cast<std::size_t>(share.n_logits);
   const std::size_t vocab = logits.size() / n, prompt_rows = share.chooses ? n - 1 : n;
   const auto first = static_cast<std::size_t>(share.position + share.n_rows) - n;
+  for (std::size_t i = 0; request_.on_logits && i < n; ++i)
+    request_.on_logits(static_cast<std::int32_t>(first + i), logits.subspan(i * vocab, vocab));
   for (std::size_t i = 0; i < prompt_rows; ++i)
     if (!note_prompt(first + i, logits.subspan(i * vocab, vocab), sampler))
       return fail(fmt::format("the logits after prompt token {} are not finite", first + i));

@@ -93,6 +93,13 @@ class OneServer(unittest.TestCase):
         self.assertLess(reply.index(b"text_completion"), reply.index(b"data: [DONE]"))
         self.assertLess(reply.index(b"data: [DONE]"), reply.index(b'"status":"ok"'))
 
+    def test_a_refusal_keeps_the_connection(self):
+        wrong = completion_bytes({"prompt": "x", "model": "other"})
+        nowhere = completion_bytes({"prompt": "x"}, path="/v1/nothing")
+        last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        reply = self.send(nowhere + wrong + last)
+        self.assertEqual([int(x) for x in re.findall(rb"HTTP/1.1 (\d+)", reply)], [404, 404, 200])
+
     def test_http_1_0_streams_until_it_closes(self):
         reply = self.send(completion_bytes({"prompt": "x", "max_tokens": 4, "stream": True}, version="1.0"))
         self.assertNotIn(b"Transfer-Encoding", reply)
