@@ -15,7 +15,7 @@ constexpr const char* kTemplate =
     "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}\n{% endfor %}<a>";
 
 /// The template in a file, and the words of a run with it.
-struct Settings {
+struct Setup {
   Folder folder;
   std::string template_file = folder.write("t.jinja", kTemplate);
 
@@ -37,7 +37,7 @@ std::string answer_to(const std::string& prompt, const std::string& tokens) {
 // ---- through a pipe ----
 
 TEST(CliChat, EachLineIsAQuestionAndTheConversationGoesOn) {
-  Settings setup;
+  Setup setup;
   // The tiny model's tokeniser puts no BOS in front, so a prompt is the template's text.
   const std::string first = answer_to("<u>hello\n<a>", "12");
   const std::string second = answer_to("<u>hello\n<a>" + first + "\n<u>and now\n<a>", "12");
@@ -47,7 +47,7 @@ TEST(CliChat, EachLineIsAQuestionAndTheConversationGoesOn) {
 }
 
 TEST(CliChat, Commands) {
-  Settings setup;
+  Setup setup;
   const std::string plain = answer_to("<u>hello\n<a>", "8");
   const std::string told = answer_to("<s>be kind\n<u>hello\n<a>", "8");
   const Outcome run = herd(
@@ -61,7 +61,7 @@ TEST(CliChat, Commands) {
 }
 
 TEST(CliChat, AFullContextForgetsTheOldestTurnsWithANote) {
-  Settings setup;
+  Setup setup;
   const std::string long_line(60, 'x');
   const Outcome run = herd(setup.words({"-n", "8", "--context", "128"}),
                            long_line + "\n" + long_line + "\n" + long_line + "\nhello\n");
@@ -70,7 +70,7 @@ TEST(CliChat, AFullContextForgetsTheOldestTurnsWithANote) {
 }
 
 TEST(CliChat, AQuestionThatCannotFitFailsAloneAndIsForgotten) {
-  Settings setup;
+  Setup setup;
   const std::string hello = answer_to("<u>hello\n<a>", "8");
   const Outcome run =
       herd(setup.words({"-n", "8", "--context", "64"}), std::string(400, '#') + "\nhello\n");
@@ -80,7 +80,7 @@ TEST(CliChat, AQuestionThatCannotFitFailsAloneAndIsForgotten) {
 }
 
 TEST(CliChat, WrongUseIsSaid) {
-  Settings setup;
+  Setup setup;
   const Outcome none = herd({"chat", "-m", kModel});
   EXPECT_EQ(none.status, 1);
   EXPECT_NE(none.err.find("chat template"), std::string::npos) << none.err;
@@ -158,12 +158,12 @@ class Terminal {
 };
 
 /// So slow, and with so much to say, that it can be interrupted.
-std::vector<std::string> slow(const Settings& setup) {
+std::vector<std::string> slow(const Setup& setup) {
   return setup.words({"-n", "2000", "--device", "reference", "--logit-bias", "0=-100"});
 }
 
 TEST(CliChatTerminal, StreamsAnswersAndCtrlDLeaves) {
-  Settings setup;
+  Setup setup;
   Terminal t(slow(setup));
   ASSERT_TRUE(t.sees("> ")) << t.screen();
   t.type("hello\r");
@@ -185,7 +185,7 @@ TEST(CliChatTerminal, StreamsAnswersAndCtrlDLeaves) {
 }
 
 TEST(CliChatTerminal, CtrlCStopsTheAnswerOnlyAndAtThePromptLeaves) {
-  Settings setup;
+  Setup setup;
   Terminal t(slow(setup));
   for (int round = 0; round < 2; ++round) {
     ASSERT_TRUE(t.sees("> ")) << t.screen();
@@ -202,7 +202,7 @@ TEST(CliChatTerminal, CtrlCStopsTheAnswerOnlyAndAtThePromptLeaves) {
 }
 
 TEST(CliChatTerminal, TheArrowBringsTheLastLineBack) {
-  Settings setup;
+  Setup setup;
   Terminal t(setup.words({"-n", "4"}));
   ASSERT_TRUE(t.sees("> "));
   t.type("/nonsense\r");

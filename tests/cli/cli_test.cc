@@ -53,7 +53,8 @@ TEST(Cli, HelpNamesEveryCommandAndTheExitStatuses) {
 }
 
 TEST(Cli, AnUnknownCommandIsNamed) {
-  expect_one_error(herd({"genrate", "-m", kModel}), 2, "no command 'genrate'; there are generate");
+  expect_one_error(herd({"genrate", "-m", kModel}), 2,
+                   "no command 'genrate'; there are generate, tokenize");
 }
 
 TEST(Cli, EveryCommandHasHelpWithAnExample) {

@@ -180,7 +180,10 @@ std::vector<Exhibit> sizes_and_offsets() {
        "file's 224 bytes"},
       {"G6", bleeding, "tensors that overlap", Door::inspect, raw(tensors(32)), Code::corrupt,
        "tensors \"a\" and \"b\" overlap: the first ends at byte 160, the second starts at 128"},
-      {"G6", bleeding, "a model cut short", Door::load, model_cut_short(), Code::corrupt, ""},
+      {"G6", bleeding, "a model cut short", Door::load, model_cut_short(), Code::corrupt,
+       "tensor \"token_embd.weight\": 25856 bytes at offset 247040 of the data (which starts at "
+       "byte "
+       "1728) reach beyond the file's 274560 bytes"},
       {"G6", "a tensor that is not there: null pointer", "no output norm", Door::load,
        model_without("output_norm.weight"), Code::corrupt,
        "output_norm.weight: the file has no such tensor"},
@@ -258,22 +261,27 @@ std::vector<Exhibit> chat_templates() {
   const char* ssti = "CVE-2024-34359, CVE-2026-5760";
   return {
       {"G7", ssti, "the way to Python's classes", Door::chat,
-       chat_template("{{ ''.__class__.__mro__[1].__subclasses__() }}"), Code::invalid_argument, ""},
+       chat_template("{{ ''.__class__.__mro__[1].__subclasses__() }}"), Code::invalid_argument,
+       "chat template, line 1: 'str object' has no attribute '__class__'"},
       {"G7", ssti, "an import", Door::chat, chat_template("{% import 'os' as os %}"),
-       Code::unsupported, ""},
+       Code::unsupported,
+       "chat template, line 1: tag 'import': a chat template cannot read other templates"},
       {"G7", "CVE-2026-115911", "a loop over 10^12", Door::chat,
        chat_template("{% for i in range(1000000000000) %}{% endfor %}"), Code::resource_exhausted,
-       ""},
+       "chat template, line 1: range() of 1000000000000 numbers; the limit is 100000"},
       {"G7", "CVE-2026-115911", "loops in loops", Door::chat,
        chat_template(repeated("{% for i in range(1000) %}", 5) + repeated("{% endfor %}", 5)),
-       Code::resource_exhausted, ""},
+       Code::resource_exhausted,
+       "chat template, line 1: the template needs more than 1000000 steps"},
       {"G7", "parser stack overflow", "parentheses 100,000 deep", Door::chat,
        chat_template("{{ " + repeated("(", 100000) + "1" + repeated(")", 100000) + " }}"),
-       Code::resource_exhausted, ""},
+       Code::resource_exhausted,
+       "chat template, line 1: blocks and expressions nested more than 64 deep"},
       {"G7", "range() out of memory", "a text that doubles", Door::chat,
        chat_template("{% set ns = namespace(s='ab') %}{% for i in range(64) %}{% set ns.s = ns.s + "
                      "ns.s %}{% endfor %}"),
-       Code::resource_exhausted, ""},
+       Code::resource_exhausted,
+       "chat template, line 1: the template's values need more than 268435456 bytes of memory"},
   };
 }
 
