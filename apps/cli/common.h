@@ -78,6 +78,7 @@ void add_inspect(CLI::App& app, int& exit_code);
 void add_plan(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);
+void add_metal_selftest(CLI::App& app, int& exit_code);
 void add_perplexity(CLI::App& app, int& exit_code);
 void add_score(CLI::App& app, int& exit_code);
 void add_fidelity(CLI::App& app, int& exit_code);

@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   cli::add_plan(app, exit_code);
   cli::add_bench(app, exit_code);
   cli::add_make_model(app, exit_code);
+  cli::add_metal_selftest(app, exit_code);
   cli::add_perplexity(app, exit_code);
   cli::add_score(app, exit_code);
   cli::add_fidelity(app, exit_code);

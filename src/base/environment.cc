@@ -1,13 +1,17 @@
 #include "base/environment.h"
 
 #include <cstdlib>
-#include <string_view>
 
 namespace herd {
 
 bool environment_flag(const char* name) {
+  const std::string value = environment_text(name);
+  return !value.empty() && value != "0";
+}
+
+std::string environment_text(const char* name) {
   const char* value = std::getenv(name);
-  return value != nullptr && std::string_view(value) != "" && std::string_view(value) != "0";
+  return value != nullptr ? value : "";
 }
 
 }  // namespace herd

@@ -13,9 +13,9 @@ namespace {
 using nlohmann::json;
 
 const std::string kModel = data("tiny-gqa-Q4_K_M.gguf");
-const std::vector<std::string> kCommands = {"generate",   "tokenize", "render",   "logits",
-                                            "inspect",    "plan",     "bench",    "make-model",
-                                            "perplexity", "score",    "fidelity", "verify"};
+const std::vector<std::string> kCommands = {
+    "generate",   "tokenize",   "render", "logits",   "inspect", "plan",          "bench",
+    "make-model", "perplexity", "score",  "fidelity", "verify",  "metal-selftest"};
 
 /// One line on stderr, "herd: ...", with `part` in it; nothing on stdout.
 void expect_one_error(const Outcome& run, int status, const std::string& part) {
@@ -115,6 +115,17 @@ TEST(Cli, ADeviceThatIsNotThereIsRefused) {
   const Outcome run = herd({"generate", "-m", kModel, "-p", "x", "--device", "cuda"});
   EXPECT_EQ(run.status, 1);
   EXPECT_NE(run.err.find("cuda"), std::string::npos) << run.err;
+}
+
+TEST(Cli, MetalSelftestWritesAReport) {
+  const Folder folder;
+  const Outcome run =
+      herd({"metal-selftest", "--device", "metal-emulated", "--report", folder / "report.txt"});
+  if (run.err.find("no Metal emulator") != std::string::npos) GTEST_SKIP() << run.err;
+  EXPECT_EQ(run.status, 0) << run.err;
+  const std::string report = folder.read("report.txt");
+  EXPECT_NE(report.find("checks passed"), std::string::npos) << report;
+  EXPECT_EQ(report.find("FAILED"), std::string::npos) << report;
 }
 
 // ---- tokenize ----

@@ -90,6 +90,10 @@ double mean_kl(std::span<const float> p, std::span<const float> q, std::size_t v
   return total / static_cast<double>(p.size() / vocab);
 }
 
+bool is_gpu(DeviceType device) {
+  return device != DeviceType::reference && device != DeviceType::cpu;
+}
+
 class GoldenLogits : public testing::TestWithParam<std::tuple<std::string, DeviceType>> {
  protected:
   std::vector<float> run(const Golden& golden, KvType kv_type) {
@@ -106,7 +110,7 @@ class GoldenLogits : public testing::TestWithParam<std::tuple<std::string, Devic
 };
 
 TEST_P(GoldenLogits, LogitsWithF32Keys) {
-  if (std::get<1>(GetParam()) == DeviceType::cuda) GTEST_SKIP() << "cuda keeps keys as f16";
+  if (is_gpu(std::get<1>(GetParam()))) GTEST_SKIP() << "GPUs keep keys as f16";
   const Golden golden = read_golden(std::get<0>(GetParam()));
   const double tolerance = 5e-4 * standard_deviation(golden.logits);
   const double error = worst_error(run(golden, KvType::f32), golden.logits);
@@ -117,7 +121,7 @@ TEST_P(GoldenLogits, DivergenceWithF16Keys) {
   if (const auto missing = test::missing(std::get<1>(GetParam()))) GTEST_SKIP() << *missing;
   const Golden golden = read_golden(std::get<0>(GetParam()));
   const double kl = mean_kl(golden.logits, run(golden, KvType::f16), golden.vocab);
-  const double bound = std::get<1>(GetParam()) == DeviceType::cuda ? 2e-5 : 1e-5;
+  const double bound = is_gpu(std::get<1>(GetParam())) ? 2e-5 : 1e-5;
   printf("mean KL %.2e\n", kl);
   EXPECT_FALSE(!(kl <= bound)) << kl;
 }
@@ -125,7 +129,8 @@ TEST_P(GoldenLogits, DivergenceWithF16Keys) {
 INSTANTIATE_TEST_SUITE_P(Models, GoldenLogits,
                          testing::Combine(testing::ValuesIn(golden_names()),
                                           testing::Values(DeviceType::reference, DeviceType::cpu,
-                                                          DeviceType::cuda)),
+                                                          DeviceType::cuda,
+                                                          DeviceType::metal_emulated)),
                          [](const auto& param) {
                            std::string name = std::get<0>(param.param) + "_" +
                                               std::string(to_string(std::get<1>(param.param)));

@@ -1,0 +1,456 @@
+// The metal backend's ops over the emulator: against the reference within the rounding of halves,
+// with the GPU's threads in several orders, and against themselves bit for bit.
+#include <cstdlib>
+
+#include "backend/backends.h"
+
+namespace herd::testing {
+namespace {
+
+constexpr double kHalf = 0x1.0p-11;   // relative rounding of a half
+constexpr double kFloat = 0x1.0p-24;  // of a float
+constexpr double kSmallestHalf = 0x1.0p-25;
+
+std::vector<float> rounded(std::vector<float> x) {
+  for (float& v : x) v = half_to_float(float_to_half(v));
+  return x;
+}
+std::size_t area(std::int64_t a, std::int64_t b) {
+  return static_cast<std::size_t>(a * b);
+}
+
+/// A backend whose threads run in an order; one of them with small threadgroups.
+std::unique_ptr<Backend> emulated(const std::string& order) {
+  setenv("HERD_EMULATOR_ORDER", order.c_str(), 1);
+  if (order == "reverse") setenv("HERD_EMULATOR_THREADS", "96", 1);
+  auto backend = make_backend({DeviceType::metal_emulated, 1, Isa::automatic});
+  unsetenv("HERD_EMULATOR_ORDER");
+  unsetenv("HERD_EMULATOR_THREADS");
+  EXPECT_TRUE(backend.ok()) << (backend.ok() ? "" : backend.error().message);
+  return backend.ok() ? std::move(*backend) : nullptr;
+}
+
+/// By the order in which the emulator runs threads.
+class Metal : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    metal_ = emulated(GetParam());
+    ASSERT_TRUE(metal_ != nullptr);
+    reference_ = make(DeviceType::reference, Isa::automatic, 1);
+  }
+
+  void* room(std::size_t bytes) {
+    auto p = metal_->allocate(static_cast<std::int64_t>(bytes));
+    EXPECT_TRUE(p.ok());
+    return p.ok() ? *p : nullptr;
+  }
+  float* put(const std::vector<float>& values) {
+    auto* p = static_cast<float*>(room(values.size() * 4));
+    metal_->upload(p, values.data(), std::ssize(values) * 4);
+    return p;
+  }
+  float* poisoned(std::size_t n) { return put(std::vector<float>(n, kPoison)); }
+  void* activations(const std::vector<float>& values) {
+    float* from = put(values);
+    void* p = room(values.size() * 2);
+    metal_->to_activations(from, p, std::ssize(values));
+    return p;
+  }
+  std::vector<float> floats(const float* p, std::size_t n) {
+    std::vector<float> out(n, kPoison);
+    const Status status = metal_->download(out.data(), p, static_cast<std::int64_t>(n) * 4);
+    EXPECT_TRUE(status.ok()) << (status.ok() ? "" : status.error().message);
+    return out;
+  }
+  std::vector<float> halves(const void* p, std::size_t n) {
+    std::vector<std::uint16_t> bits(n, 0x7e00);
+    const Status status = metal_->download(bits.data(), p, static_cast<std::int64_t>(n) * 2);
+    EXPECT_TRUE(status.ok()) << (status.ok() ? "" : status.error().message);
+    std::vector<float> out;
+    for (const std::uint16_t h : bits) out.push_back(half_to_float(h));
+    return out;
+  }
+  std::vector<float> product(MatrixId id, const std::vector<float>& x, std::int32_t rows,
+                             std::int32_t outputs) {
+    float* out = poisoned(area(rows, outputs));
+    metal_->matmul({activations(x), rows, 1, {id}, {out}});
+    return floats(out, area(rows, outputs));
+  }
+
+  std::unique_ptr<Backend> metal_, reference_;
+};
+
+/// Sums in double, and what may be off: each weight is rounded to a half, each sum to floats.
+void expect_products(const std::vector<float>& got, const std::vector<float>& w,
+                     const std::vector<float>& x, std::int64_t rows, std::int64_t outputs,
+                     std::int64_t inputs) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t n = 0; n < outputs; ++n) {
+      double exact = 0, size = 0, inputs_size = 0;
+      for (std::int64_t k = 0; k < inputs; ++k) {
+        const double a = w[area(n, inputs) + static_cast<std::size_t>(k)];
+        const double b = x[area(r, inputs) + static_cast<std::size_t>(k)];
+        exact += a * b, size += std::fabs(a * b), inputs_size += std::fabs(b);
+      }
+      const double tolerance =
+          size * (kHalf + static_cast<double>(inputs) * kFloat) + inputs_size * kSmallestHalf;
+      const double error = std::fabs(got[area(r, outputs) + static_cast<std::size_t>(n)] - exact);
+      ASSERT_FALSE(!(error <= tolerance))
+          << "row " << r << " output " << n << ": " << error << " above " << tolerance;
+    }
+  }
+}
+
+TEST_P(Metal, BatchMatmulOfEveryTypeAndOddSizes) {
+  const std::uint64_t seed = 81;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random(seed);
+  for (const quant::TypeInfo& info : quant::kTypes) {
+    for (const auto& [rows, outputs, about] :
+         {std::tuple{1, 33, 257}, {8, 31, 31}, {9, 1, 255}, {33, 32, 33}, {3, 65, 1}}) {
+      const std::int32_t inputs = (about + info.block - 1) / info.block * info.block;
+      SCOPED_TRACE(std::string(info.name) + " rows " + std::to_string(rows) + " outputs " +
+                   std::to_string(outputs) + " inputs " + std::to_string(inputs));
+      const auto blocks = random_blocks(info.type, outputs, inputs, random);
+      std::vector<float> w(area(outputs, inputs));
+      quant::dequantize(info.type, blocks, w);
+      const auto x = rounded(random.floats(area(rows, inputs)));
+      const MemoryMark mark = metal_->mark();
+      const auto id = metal_->load_matrix(source_of(blocks, info.type, outputs, inputs));
+      ASSERT_TRUE(id.ok());
+      expect_products(product(*id, x, rows, outputs), w, x, rows, outputs, inputs);
+      metal_->release_to(mark);
+    }
+  }
+}
+
+TEST_P(Metal, ARowsProductsDoNotDependOnTheBatch) {
+  Random random(82);
+  const std::int32_t rows = 70, outputs = 40, inputs = 512;
+  for (const quant::Type type : {quant::Type::Q4_K, quant::Type::Q8_0, quant::Type::F16}) {
+    const auto blocks = random_blocks(type, outputs, inputs, random);
+    const auto x = random.floats(area(rows, inputs));
+    const auto id = metal_->load_matrix(source_of(blocks, type, outputs, inputs));
+    ASSERT_TRUE(id.ok());
+    const auto all = product(*id, x, rows, outputs);
+    for (const auto& [first, count] : {std::pair{0, 1}, {69, 1}, {3, 8}, {11, 9}, {30, 33}}) {
+      const auto part = [](const std::vector<float>& of, std::int64_t from, std::int64_t n,
+                           std::int64_t width) {
+        const auto begin = of.begin() + static_cast<std::ptrdiff_t>(from * width);
+        return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(n * width));
+      };
+      ASSERT_TRUE(same_bits(product(*id, part(x, first, count, inputs), count, outputs),
+                            part(all, first, count, outputs)))
+          << "rows " << first << " to " << first + count;
+    }
+  }
+}
+
+TEST_P(Metal, EpiloguesOfBatchMatmul) {
+  Random random(83);
+  const std::int32_t rows = 5, outputs = 35, inputs = 64;
+  const auto blocks = random_blocks(quant::Type::Q5_1, outputs, inputs, random);
+  const auto other = random_blocks(quant::Type::Q4_0, outputs, inputs, random);
+  const auto id = metal_->load_matrix(source_of(blocks, quant::Type::Q5_1, outputs, inputs));
+  const auto up = metal_->load_matrix(source_of(other, quant::Type::Q4_0, outputs, inputs));
+  ASSERT_TRUE(id.ok() && up.ok());
+  const auto x = random.floats(area(rows, inputs)), before = random.floats(area(rows, outputs));
+  const auto y = product(*id, x, rows, outputs), u = product(*up, x, rows, outputs);
+  float* out = put(before);
+  metal_->matmul({activations(x), rows, 1, {*id}, {out}, Epilogue::add});
+  auto wanted = before;
+  for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] += y[i];
+  ASSERT_TRUE(same_bits(floats(out, wanted.size()), wanted));
+  void* gate = room(wanted.size() * 2);
+  metal_->matmul(
+      {activations(x), rows, 2, {*id, *up}, {gate, room(wanted.size() * 2)}, Epilogue::swiglu});
+  const auto got = halves(gate, wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const double exact =
+        static_cast<double>(y[i]) / (1 + std::exp(-static_cast<double>(y[i]))) * u[i];
+    const double error = std::fabs(got[i] - exact);
+    ASSERT_FALSE(!(error <= std::fabs(exact) * kHalf * 1.01 + kSmallestHalf)) << i;
+  }
+}
+
+TEST_P(Metal, EmbedReadsAnyRow) {
+  Random random(84);
+  for (const quant::TypeInfo& info : quant::kTypes) {
+    SCOPED_TRACE(info.name);
+    const std::int32_t columns = info.block == 1 ? 33 : 256;
+    const auto blocks = random_blocks(info.type, 37, columns, random);
+    const std::vector<TokenId> ids = {0, 36, 15, 16, 36};
+    std::vector<float> wanted(area(5, columns), kPoison);
+    const auto ra = reference_->load_matrix(source_of(blocks, info.type, 37, columns));
+    const auto rb = metal_->load_matrix(source_of(blocks, info.type, 37, columns));
+    ASSERT_TRUE(ra.ok() && rb.ok());
+    embed(*reference_, *ra, ids, wanted.data());
+    float* out = poisoned(wanted.size());
+    embed(*metal_, *rb, ids, out);
+    ASSERT_TRUE(same_bits(floats(out, wanted.size()), wanted));
+  }
+}
+
+TEST_P(Metal, RmsNormOfAnyWidthAndOfLogitRows) {
+  Random random(85);
+  for (const std::int32_t columns : {1, 31, 32, 33, 255, 257, 1000}) {
+    SCOPED_TRACE(columns);
+    const std::int32_t rows = 3;
+    const auto x = random.floats(area(rows, columns), -100, 100);
+    const auto weight = random.floats(static_cast<std::size_t>(columns));
+    std::vector<float> wanted(x.size(), kPoison);
+    reference_->rms_norm({x.data(), weight.data(), wanted.data(), rows, columns, 1e-5f});
+    float *dx = put(x), *dw = put(weight), *out = poisoned(x.size());
+    metal_->rms_norm({dx, dw, out, rows, columns, 1e-5f, false, true});
+    void* activation = room(x.size() * 2);
+    metal_->rms_norm({dx, dw, activation, rows, columns, 1e-5f});
+    const auto got = floats(out, x.size()), rough = halves(activation, x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const float size = std::fabs(wanted[i]);
+      ASSERT_FALSE(!(std::fabs(got[i] - wanted[i]) <= size * 64 * 0x1.0p-24f)) << i;
+      ASSERT_FALSE(!(std::fabs(rough[i] - wanted[i]) <= size * 0x1.1p-11f + 0x1.0p-25f)) << i;
+    }
+    Batch batch;
+    batch.logit_rows = {2, 0};
+    batch.ids.resize(3);
+    metal_->begin_step(batch);
+    metal_->rms_norm({dx, dw, out, 2, columns, 1e-5f, true, true});
+    metal_->end_step();
+    const auto picked = floats(out, area(2, columns));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(columns); ++i) {
+      ASSERT_EQ(picked[i], got[area(2, columns) + i]);
+      ASSERT_EQ(picked[area(1, columns) + i], got[i]);
+    }
+    metal_->release_to({0, 0});
+  }
+}
+
+TEST_P(Metal, RopeRotatesWhatTheReferenceRotates) {
+  Random random(86);
+  for (const auto& [heads, size, rope_size] : {std::tuple{3, 80, 64}, {1, 2, 2}, {2, 33, 32}}) {
+    const std::vector<std::int32_t> positions = {0, 1, 2, 99, 50, 7, 7};
+    const auto table = random.floats(area(100, rope_size));
+    auto wanted = random.floats(area(7 * heads, size));
+    float* x = put(wanted);
+    rope(*reference_, wanted.data(), positions, table.data(), heads, size, rope_size);
+    rope(*metal_, x, positions, put(table), heads, size, rope_size);
+    ASSERT_TRUE(same_bits(floats(x, wanted.size()), wanted));
+  }
+}
+
+TEST_P(Metal, TheGuidesStages) {
+  Random random(87);
+  const std::int32_t batch = 2, queries = 3, keys = 257, heads = 4, kv_heads = 2, size = 33;
+  const std::int32_t start[] = {254, 5};
+  const auto q = random.floats(area(batch * queries * heads, size));
+  const auto k = random.floats(area(batch * keys * kv_heads, size));
+  const std::size_t n = area(batch * heads * queries, keys);
+  const std::int32_t rows = batch * heads * queries;
+  std::vector<float> a(n, kPoison), max_a(static_cast<std::size_t>(rows), kPoison), sum_a = max_a;
+  std::vector<float> out_a(q.size(), kPoison);
+  float *dq = put(q), *dk = put(k), *scores = poisoned(n), *max = poisoned(max_a.size());
+  float *sum = poisoned(max_a.size()), *out = poisoned(q.size());
+  reference_->attention_scores(
+      {q.data(), k.data(), a.data(), batch, queries, keys, heads, kv_heads, size, start, 0.1f});
+  metal_->attention_scores(
+      {dq, dk, scores, batch, queries, keys, heads, kv_heads, size, start, 0.1f});
+  ASSERT_TRUE(same_bits(floats(scores, n), a)) << "one chain of fma each";
+  reference_->softmax_max({a.data(), max_a.data(), nullptr, rows, keys});
+  metal_->softmax_max({scores, max, nullptr, rows, keys});
+  ASSERT_TRUE(same_bits(floats(max, max_a.size()), max_a));
+  reference_->softmax_exp_sum({a.data(), max_a.data(), sum_a.data(), rows, keys});
+  metal_->softmax_exp_sum({scores, max, sum, rows, keys});
+  const auto sums = floats(sum, max_a.size());
+  for (std::size_t i = 0; i < sums.size(); ++i)
+    ASSERT_FALSE(!(std::fabs(sums[i] - sum_a[i]) <= sum_a[i] * 32 * 0x1.0p-24f)) << i;
+  reference_->softmax_normalize({a.data(), nullptr, sum_a.data(), rows, keys});
+  metal_->softmax_normalize({scores, nullptr, sum, rows, keys});
+  const auto weights = floats(scores, n);
+  for (std::size_t i = 0; i < n; ++i)
+    ASSERT_FALSE(!(std::fabs(weights[i] - a[i]) <= a[i] * 40 * 0x1.0p-24f)) << i;
+  reference_->apply_attention(
+      {a.data(), k.data(), out_a.data(), batch, queries, keys, heads, kv_heads, size});
+  metal_->apply_attention({scores, dk, out, batch, queries, keys, heads, kv_heads, size});
+  const auto applied = floats(out, out_a.size());
+  for (std::size_t i = 0; i < applied.size(); ++i)  // weights sum to 1, values are within 1
+    ASSERT_FALSE(!(std::fabs(applied[i] - out_a[i]) <= 300 * 0x1.0p-24f)) << i;
+}
+
+TEST_P(Metal, ElementsOfAnyLength) {
+  Random random(88);
+  for (const std::size_t n : {1u, 31u, 255u, 257u, 2049u}) {
+    const auto a = random.floats(n, -90, 90), b = random.floats(n, -2, 2);
+    std::vector<float> sum(n, kPoison), silu(n, kPoison);
+    const std::int64_t count = std::ssize(a);
+    reference_->add({a.data(), b.data(), sum.data(), count});
+    reference_->swiglu({a.data(), b.data(), silu.data(), count});  // which has exp(-87) as 0
+    float *da = put(a), *db = put(b), *out = poisoned(n);
+    metal_->add({da, db, out, count});
+    ASSERT_TRUE(same_bits(floats(out, n), sum));
+    metal_->swiglu({da, db, da, count});  // in place
+    const auto got = floats(da, n);
+    for (std::size_t i = 0; i < n; ++i)
+      ASSERT_FALSE(!(std::fabs(got[i] - silu[i]) <= std::fabs(silu[i]) * 4 * 0x1.0p-24f + 2e-36f))
+          << i << ": " << got[i] << " and " << silu[i];
+  }
+}
+
+TEST(MetalCheck, NamesTheFirstOpThatIsNotFinite) {
+  auto made = make_backend({DeviceType::metal_emulated, 1, Isa::automatic, true});
+  if (!made.ok()) GTEST_SKIP() << made.error().message;
+  Backend& backend = **made;
+  const std::vector<float> x = {1, 2, 3, 4, kPoison, 6};
+  const auto in = backend.allocate(24), weight = backend.allocate(8), out = backend.allocate(24);
+  ASSERT_TRUE(in.ok() && weight.ok() && out.ok());
+  backend.upload(*in, x.data(), 24);
+  Batch batch;
+  batch.ids.resize(3);
+  backend.begin_step(batch);
+  backend.rms_norm(
+      {static_cast<const float*>(*in), static_cast<const float*>(*weight), *out, 3, 2, 1e-5f});
+  backend.end_step();
+  std::vector<float> back(3);
+  const Status status = backend.download(back.data(), *out, 12);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("rms_norm of layer 0, row 2"), std::string::npos)
+      << status.error().message;
+}
+
+// ---- paged attention ----
+
+/// A sequence's keys, values and queries; pages in reverse order.
+struct Dialogue {
+  std::int32_t heads, kv_heads, size, length;
+  std::vector<float> q, k, v;
+  std::vector<std::int32_t> pages;
+};
+Dialogue dialogue(std::int32_t heads, std::int32_t kv_heads, std::int32_t size, std::int32_t length,
+                  std::int32_t first_page, Random& random) {
+  Dialogue d{heads,
+             kv_heads,
+             size,
+             length,
+             rounded(random.floats(area(length * heads, size))),
+             rounded(random.floats(area(length * kv_heads, size), -3, 3)),
+             rounded(random.floats(area(length * kv_heads, size))),
+             {}};
+  for (std::int32_t p = (length + 31) / 32; p > 0; --p) d.pages.push_back(first_page + p - 1);
+  return d;
+}
+std::vector<float> slice(const std::vector<float>& of, std::int64_t first, std::int64_t end,
+                         std::int64_t width) {
+  return {of.begin() + static_cast<std::ptrdiff_t>(first * width),
+          of.begin() + static_cast<std::ptrdiff_t>(end * width)};
+}
+
+struct Part {
+  const Dialogue* of;
+  std::int32_t first, end;
+};
+void append(Batch& batch, const Part& part) {
+  const auto page = [&](std::int32_t p) {
+    return part.of->pages[static_cast<std::size_t>(p / 32)];
+  };
+  batch.sequences.push_back({batch.n_rows(), part.end - part.first, part.end,
+                             static_cast<std::int32_t>(batch.block_table.size())});
+  batch.block_table.insert(batch.block_table.end(), part.of->pages.begin(), part.of->pages.end());
+  for (std::int32_t p = part.first; p < part.end; ++p) {
+    batch.ids.push_back(0), batch.positions.push_back(p);
+    batch.slots.push_back(page(p) * 32 + p % 32);
+  }
+}
+
+/// Softmax of scores times values in double, row by row.
+void expect_attention(const std::vector<float>& got, const Dialogue& d, double scale) {
+  const std::int64_t group = d.heads / d.kv_heads;
+  const auto at = [&](const std::vector<float>& x, std::int64_t row, std::int64_t heads,
+                      std::int64_t head, std::int64_t i) -> double {
+    return x[static_cast<std::size_t>((row * heads + head) * d.size + i)];
+  };
+  for (std::int64_t row = 0; row < d.length; ++row) {
+    for (std::int64_t h = 0; h < d.heads; ++h) {
+      std::vector<double> e(static_cast<std::size_t>(row + 1));
+      double sum = 0;
+      for (std::int64_t j = 0; j <= row; ++j) {
+        double s = 0;
+        for (std::int64_t i = 0; i < d.size; ++i)
+          s += at(d.q, row, d.heads, h, i) * at(d.k, j, d.kv_heads, h / group, i);
+        sum += e[static_cast<std::size_t>(j)] = std::exp(s * scale);
+      }
+      for (std::int64_t i = 0; i < d.size; ++i) {
+        double exact = 0;
+        for (std::int64_t j = 0; j <= row; ++j)
+          exact += e[static_cast<std::size_t>(j)] / sum * at(d.v, j, d.kv_heads, h / group, i);
+        // Values are within 1; scores within a few units, so weights are good to some 2^-20.
+        const double error = std::fabs(at(got, row, d.heads, h, i) - exact);
+        ASSERT_FALSE(!(error <= std::fabs(exact) * kHalf + 0x1.0p-18))
+            << "row " << row << " head " << h << ": " << error;
+      }
+    }
+  }
+}
+
+class MetalAttention : public Metal {
+ protected:
+  /// Stores the parts' keys and values and attends, all in one step.
+  std::vector<float> step(const std::vector<Part>& parts) {
+    Batch batch;
+    std::vector<float> q, k, v;
+    for (const Part& p : parts) {
+      append(batch, p);
+      const auto add = [&](std::vector<float>& to, const std::vector<float>& from,
+                           std::int32_t heads) {
+        const auto rows = slice(from, p.first, p.end, std::int64_t{heads} * p.of->size);
+        to.insert(to.end(), rows.begin(), rows.end());
+      };
+      add(q, p.of->q, p.of->heads), add(k, p.of->k, p.of->kv_heads),
+          add(v, p.of->v, p.of->kv_heads);
+    }
+    const Dialogue& d = *parts[0].of;
+    const MemoryMark mark = metal_->mark();
+    float *dk = put(k), *dv = put(v);
+    void *dq = activations(q), *out = room(q.size() * 2);
+    metal_->begin_step(batch);
+    metal_->rope_store(
+        {nullptr, dk, dv, nullptr, nullptr, batch.n_rows(), 0, d.kv_heads, d.size, 0, 1});
+    metal_->attention({dq, out, 1, d.heads, 0.2f});
+    metal_->end_step();
+    const auto got = halves(out, q.size());
+    metal_->release_to(mark);
+    return got;
+  }
+};
+
+TEST_P(MetalAttention, IsSoftmaxOfScoresTimesValues) {
+  Random random(89);
+  for (const auto& [heads, kv_heads, size, length] :
+       {std::tuple{4, 4, 32, 70}, {9, 3, 64, 33}, {5, 1, 80, 1}, {2, 1, 33, 65}}) {
+    SCOPED_TRACE(std::to_string(heads) + "/" + std::to_string(kv_heads) + " size " +
+                 std::to_string(size));
+    metal_ = emulated(GetParam());
+    ASSERT_TRUE(metal_->create_kv({2, kv_heads, size, 32, 4}).ok());
+    const Dialogue d = dialogue(heads, kv_heads, size, length, 1, random);
+    expect_attention(step({{&d, 0, length}}), d, 0.2f);
+  }
+}
+
+TEST_P(MetalAttention, SameAloneInChunksAndInABatch) {
+  Random random(90);
+  ASSERT_TRUE(metal_->create_kv({2, 2, 40, 32, 12}).ok());
+  const Dialogue a = dialogue(6, 2, 40, 75, 0, random), b = dialogue(6, 2, 40, 40, 6, random);
+  const std::int64_t width = 6 * 40;
+  const auto alone = step({{&a, 0, 75}}), other = step({{&b, 0, 40}});
+  step({{&a, 0, 31}});
+  const auto mixed = step({{&b, 0, 40}, {&a, 31, 74}});
+  ASSERT_TRUE(same_bits(slice(mixed, 0, 40, width), other));
+  ASSERT_TRUE(same_bits(slice(mixed, 40, 83, width), slice(alone, 31, 74, width)));
+  ASSERT_TRUE(same_bits(step({{&a, 74, 75}}), slice(alone, 74, 75, width)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, Metal, ::testing::Values("forward", "reverse", "random7"),
+                         [](const auto& param) { return std::string(param.param); });
+INSTANTIATE_TEST_SUITE_P(Orders, MetalAttention, ::testing::Values("forward", "reverse", "random7"),
+                         [](const auto& param) { return std::string(param.param); });
+
+}  // namespace
+}  // namespace herd::testing
