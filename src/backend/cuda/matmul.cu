@@ -72,7 +72,9 @@ template <Layout L>
 cudaError_t run_layout(Path path, const Work& work, const DeviceLimits& limits,
                        cudaStream_t stream) {
   if (path == Path::wgmma && !limits.wgmma) return cudaErrorInvalidDevice;
-  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > 16))
+  // Inputs of more than eight rows of a long matrix do not fit beside the ring of few rows.
+  const int few = work.columns >= 8192 ? 8 : 16;
+  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > few))
     return wgmma_matmul<L>(work, limits, stream);
   return stream_matmul<L>(work, limits, stream);
 }
@@ -90,6 +92,10 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
 #undef HERD_LAYOUT
   }
   return cudaErrorInvalidValue;
+}
+
+long long bytes_of(const PackedMatrix& m) {
+  return packed_bytes(m.type, m.rows, m.columns);
 }
 
 /// The workspace, handed to one launch after the other.
@@ -157,6 +163,8 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
   }
 
   bool done[3] = {};
+  long long all_bytes = 0;
+  for (int i = 0; i < call.n_weights; ++i) all_bytes += bytes_of(*call.weights[i]);
   Room room(call);
   for (int i = 0; i < call.n_weights; ++i) {
     if (done[i]) continue;
@@ -168,17 +176,21 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
     work.x = call.x, work.rows = call.rows, work.columns = lead.columns;
     work.epilogue = call.epilogue;
     work.turn = i > 0 ? Turn::other : Turn::only;
+    long long bytes = 0;
     for (int j = i; j < call.n_weights; ++j) {
       const PackedMatrix& m = *call.weights[j];
       if (done[j] || layout_of(m.type) != layout ||
           chains(m.type, m.rows, m.columns) != work.chains)
         continue;
       done[j] = true;
+      bytes += bytes_of(m);
       work.matrix[work.n_matrices++] = {static_cast<const std::uint8_t*>(m.data), call.out[j],
                                         m.rows,
                                         call.out_stride[j] != 0 ? call.out_stride[j] : m.rows};
     }
     if (i == 0 && work.n_matrices < call.n_weights) work.turn = Turn::first;
+    work.multiprocessors =
+        std::max(1, static_cast<int>(bytes * limits.multiprocessors / all_bytes));
     room.give(work, work.n_matrices == call.n_weights);
     error = run(path, layout, work, limits, stream);
     if (error != cudaSuccess) return error;

@@ -32,6 +32,7 @@ struct Work {
   int rows, columns;
   Epilogue epilogue;
   Turn turn;
+  int multiprocessors;  // its share of them, where launches run side by side
   // Where blocks leave the sums of chains for each other.
   Meeting* meetings;
   float* partials;

@@ -154,11 +154,14 @@ __device__ void fetch_tokens(const WgmmaArgs& a, unsigned tokens, unsigned barri
   });
 }
 
-/// What a warpgroup knows while it multiplies. Fragments of 32 inputs are made while the matrix
-/// unit works on the 32 before.
+/// What a warpgroup knows while it multiplies. Fragments of a group of inputs (64, or 32 to save
+/// registers) are made while the matrix unit works on the group before.
 template <Layout L, Tile T>
 struct Multiplier {
-  static constexpr int kParts = tile_k(L) / 64, kSteps = 2, kSums = T.tokens / 2;
+  static constexpr int kParts = tile_k(L) / 64, kSums = T.tokens / 2;
+  static constexpr int kSteps = kParts == 4 && (T.groups == 2 || T.tokens == 32) ? 4 : 2;
+  static constexpr int kGroups = 4 / kSteps;  // of a part; fragments of the next go to the other a
+  static constexpr int buffer(int part, int group) { return (kGroups * part + group) % 2; }
   Ring<weight_stages(L, T)> w;  // next to read
   Ring<weight_stages(L, T)> w_released;
   Ring<x_stages(L, T)> x;           // next to multiply
@@ -170,21 +173,22 @@ struct Multiplier {
   Bits a[2][kSteps][4];
   float acc[kSums], total[T.one_chain() ? 1 : kSums];
 
-  /// Fragments `Half` of part Part of the weight tile at hand; the first waits for the tile.
-  template <int Part, int Half>
+  /// Fragments of a group of part Part of the weight tile at hand; the first waits for the tile.
+  template <int Part, int Group>
   __device__ __forceinline__ void dequantise() {
-    if (Half == 0) {
+    if (Group == 0) {
       if (Part == 0) barrier_wait(w.full(), w.parity);
       codec.load(weights + w.stage * weight_stage(L, T), Part, threadIdx.x % 32);
       if (Part == kParts - 1) w.advance();
     }
+    Bits(&to)[kSteps][4] = a[buffer(Part, Group)];
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      codec.fragment(kSteps * Half + s, a[Half][s]);
+      codec.fragment(kSteps * Group + s, to[s]);
       // A product must not take registers straight from a load: it does not wait for their data.
       if (L == Layout::F16)
         for (int i = 0; i < 4; ++i)
-          asm volatile("xor.b32 %0, %0, %1;" : "+r"(a[Half][s][i]) : "r"(zero));
+          asm volatile("xor.b32 %0, %0, %1;" : "+r"(to[s][i]) : "r"(zero));
     }
   }
   template <class R>
@@ -192,12 +196,12 @@ struct Multiplier {
     if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty());
     ring.advance();
   }
-  template <int Half>
+  template <int Part, int Group>
   __device__ __forceinline__ void issue(std::uint64_t b, bool first) {
     wgmma_fence();
 #pragma unroll
     for (int s = 0; s < kSteps; ++s)
-      wgmma(acc, a[Half][s], b + 2 * (kSteps * Half + s), Half + s > 0 || !first);
+      wgmma(acc, a[buffer(Part, Group)][s], b + 2 * (kSteps * Group + s), Group + s > 0 || !first);
     wgmma_commit();
   }
   /// 64 inputs: part Part of a tile. Makes the first fragments of the next part meanwhile.
@@ -206,14 +210,16 @@ struct Multiplier {
     barrier_wait(x.full(), x.parity);
     const std::uint64_t b = descriptor(tokens + x.stage * x_stage(T));
     x.advance();
-    issue<0>(b, first);
-    wgmma_wait<1>();  // the 32 inputs before are done: their fragments are free, and their tokens
+    issue<Part, 0>(b, first);
+    wgmma_wait<1>();  // the group before is done: its fragments are free, and its tokens
     if (!first) release(x_released);
-    dequantise<Part, 1>();
-    issue<1>(b, first);
+    if constexpr (kGroups == 2) {
+      dequantise<Part, 1>();
+      issue<Part, 1>(b, first);
+    }
     // Only now have all lanes what they read of the tile: fragments are in use.
     if (Part == kParts - 1) release(w_released);
-    wgmma_wait<1>();
+    if (kGroups == 2) wgmma_wait<1>();
     if (more) dequantise<(Part + 1) % kParts, 0>();
   }
   /// Ends a chain.
