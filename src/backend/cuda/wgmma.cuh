@@ -571,14 +571,25 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   return cudaLaunchKernelEx(&config, wgmma_kernel<L, T.groups, T.tokens>, a);
 }
 
+/// Up to 64 tokens: four warpgroups to a block, or two where blocks would leave half of the
+/// multiprocessors idle.
+template <Layout L, int Tokens>
+cudaError_t launch_small(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
+  constexpr Tile kFour = {4, Tokens}, kTwo = {2, Tokens};
+  const int items = items_of(work, kFour);
+  const int units = items * parts_of(work, items, kFour, device.multiprocessors);
+  if (2 * units <= device.multiprocessors) return launch<L, kTwo>(work, device, stream);
+  return launch<L, kFour>(work, device, stream);
+}
+
 }  // namespace wgmma_detail
 
 template <Layout L>
 cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
   using namespace wgmma_detail;
-  constexpr Tile k32 = {4, 32}, k64 = {4, 64}, k128 = {2, 128}, kWide = {4, 128};
-  if (work.rows <= 32) return launch<L, k32>(work, device, stream);
-  if (work.rows <= 64) return launch<L, k64>(work, device, stream);
+  constexpr Tile k128 = {2, 128}, kWide = {4, 128};
+  if (work.rows <= 32) return launch_small<L, 32>(work, device, stream);
+  if (work.rows <= 64) return launch_small<L, 64>(work, device, stream);
   // A wide tile takes 1.8 times as long for twice the outputs.
   const auto rounds = [&](Tile t) {
     return (items_of(work, t) + device.multiprocessors - 1) / device.multiprocessors;
