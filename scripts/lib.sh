@@ -12,8 +12,8 @@ DEMO_MODEL=$HERD_CACHE/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
-  libutf8proc-dev python3)
-TEST_PACKAGES=(libgtest-dev)
+  libutf8proc-dev libedit-dev libboost-dev python3)
+TEST_PACKAGES=(libgtest-dev python3-venv)
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 MODEL_PACKAGES=(python3 python3-pip ca-certificates)
 
@@ -28,6 +28,7 @@ have_package() {
   case $1 in
     cmake | g++ | pkg-config | python3 | ccache) command -v "$1" >/dev/null && return 0 ;;
     ninja-build) command -v ninja >/dev/null && return 0 ;;
+    python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null && return 0 ;;
     python3-pip) python3 -m pip --version >/dev/null 2>&1 && return 0 ;;
     *) ;;
   esac
@@ -94,6 +95,26 @@ PYTHON
   fi
   mv "$download/model.gguf" "$DEMO_MODEL"
   rm -rf "$download"
+}
+
+# Brings OpenAI's own client into $HERD_CACHE/openai, for tests/server; fails where it cannot.
+OPENAI_PACKAGE=openai==3.57.0
+fetch_openai_client() {
+  local venv=$HERD_CACHE/openai
+  "$venv/bin/python" -c 'import openai' 2>/dev/null && return 0
+  say "installing $OPENAI_PACKAGE from PyPI into $venv"
+  mkdir -p "$HERD_CACHE"
+  python3 -m venv --clear "$venv" &&
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$OPENAI_PACKAGE" >&2
+}
+
+# Brings a browser for tests/server/page_test.py; fails where it cannot (Ubuntu packages it as a snap alone).
+need_browser() {
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null && return 0
+  command -v apt-get >/dev/null || return 1
+  apt-cache show chromium >/dev/null 2>&1 || as_root apt-get update -qq
+  apt-cache show chromium >/dev/null 2>&1 || return 1
+  need_packages chromium fonts-dejavu-core
 }
 
 # Whether an NVIDIA GPU is here to be used.

@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <iostream>
 #include <memory>
 
+#include "bench_report.h"
 #include "common.h"
 #include "herd/ceilings.h"
 
@@ -17,17 +19,8 @@ struct Flags {
   std::vector<int> batches = {1, 4, 16};
   int max_rows = 512;
   bool json = false;
+  std::string html;
 };
-
-struct Spread {
-  double low, median, high;
-};
-Spread spread(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return {values.front(), n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2,
-          values.back()};
-}
 
 /// What the machine can do, in bytes and operations a second.
 struct Ceilings {
@@ -115,16 +108,8 @@ class Bench {
   herd::ModelCounters before_;
 };
 
-struct Row {
-  std::string what;
-  int batch;
-  Spread rate;       // tok/s
-  double gb, gflop;  // per second, at the median
-  double read_share, flop_share;
-  double floor_share() const { return std::max(read_share, flop_share); }
-};
-
-Row make_row(std::string what, int batch, const std::vector<Run>& runs, const Ceilings& ceilings) {
+BenchRow make_row(std::string what, int batch, const std::vector<Run>& runs,
+                  const Ceilings& ceilings) {
   std::vector<double> rates;
   for (const Run& run : runs) rates.push_back(static_cast<double>(run.tokens) / run.seconds);
   const Spread rate = spread(rates);
@@ -138,59 +123,6 @@ Row make_row(std::string what, int batch, const std::vector<Run>& runs, const Ce
           flops / 1e9,
           bytes / ceilings.read.median,
           flops / ceilings.flops.median};
-}
-
-/// What the arithmetic ceiling counts.
-std::string flops_name(const Flags& flags) {
-  return flags.model.device == "cuda" ? "f16" : "f32";
-}
-
-void print_json(const Flags& flags, const herd::ModelInfo& info, const Ceilings& ceilings,
-                const std::vector<Row>& rows) {
-  nlohmann::ordered_json out;
-  out["model"] = info.name;
-  out["backend"] = info.backend;
-  out["prompt"] = flags.prompt;
-  out["max_tokens"] = flags.n;
-  out["repeats"] = flags.repeats;
-  const auto ceiling = [&](const std::string& name, const Spread& s) {
-    out[name] = s.median;
-    out[name + "_low"] = s.low;
-    out[name + "_high"] = s.high;
-  };
-  ceiling("read_bytes_per_second", ceilings.read);
-  ceiling(flops_name(flags) + "_flops_per_second", ceilings.flops);
-  out["results"] = nlohmann::ordered_json::array();
-  for (const Row& r : rows)
-    out["results"].push_back({{"what", r.what},
-                              {"batch", r.batch},
-                              {"tokens_per_second", r.rate.median},
-                              {"low", r.rate.low},
-                              {"high", r.rate.high},
-                              {"gb_per_second", r.gb},
-                              {"gflop_per_second", r.gflop},
-                              {"share_of_read", r.read_share},
-                              {"share_of_" + flops_name(flags), r.flop_share},
-                              {"share_of_floor", r.floor_share()}});
-  std::cout << dump(out) << "\n";
-}
-
-void print_text(const Flags& flags, const herd::ModelInfo& info, const Ceilings& ceilings,
-                const std::vector<Row>& rows) {
-  std::cout << fmt::format(
-      "{}, {}\nceilings, between the runs: read {:.1f} ({:.1f}..{:.1f}) GB/s, {} {:.1f} "
-      "({:.1f}..{:.1f}) GFLOP/s\n\n",
-      info.name, info.backend, ceilings.read.median / 1e9, ceilings.read.low / 1e9,
-      ceilings.read.high / 1e9, flops_name(flags), ceilings.flops.median / 1e9,
-      ceilings.flops.low / 1e9, ceilings.flops.high / 1e9);
-  std::cout << fmt::format("{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}\n", "", "batch",
-                           "tok/s", "low..high", "GB/s", "GFLOP/s", "% read",
-                           "% " + flops_name(flags), "% floor");
-  for (const Row& r : rows)
-    std::cout << fmt::format(
-        "{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}\n", r.what,
-        r.batch, r.rate.median, fmt::format("{:.1f}..{:.1f}", r.rate.low, r.rate.high), r.gb,
-        r.gflop, 100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
 }
 
 /// Everything that was timed, in rounds.
@@ -225,15 +157,62 @@ herd::Status measure(const Flags& flags, Bench& bench, Progress& progress, Round
   return {};
 }
 
+/// Sized for the largest batch, or for one.
+herd::ModelOptions options_for(const Flags& flags, int batch) {
+  herd::ModelOptions options = flags.model.options();
+  options.batch_size = batch;
+  options.context = flags.prompt + flags.n;
+  options.kv_tokens = std::int64_t{batch} * options.context;
+  options.max_rows = flags.max_rows;
+  return options;
+}
+
+herd::Result<std::vector<BenchMemory>> plan_memory(const Flags& flags) {
+  std::vector<int> batches = flags.batches;
+  std::sort(batches.begin(), batches.end());
+  std::vector<BenchMemory> all;
+  for (const int batch : batches) {
+    const auto need = herd::LlamaModel::plan(flags.model.path, options_for(flags, batch));
+    if (!need.ok()) return need.error();
+    all.push_back(
+        {batch, need->weights, need->kv, need->activations + need->scratch, need->runtime});
+  }
+  return all;
+}
+
+int show(const Flags& flags, const BenchReport& report) {
+  std::cout << (flags.json ? bench_json(report) : bench_text(report));
+  if (flags.html.empty()) return kOk;
+  std::ofstream out(flags.html, std::ios::binary);
+  out << bench_page(report);
+  out.close();
+  return out ? kOk : fail(flags.html + ": cannot be written");
+}
+
+BenchReport make_report(const Flags& flags, const herd::ModelInfo& info, const Rounds& rounds,
+                        std::vector<BenchMemory> memory) {
+  const Ceilings ceilings = spread_of(rounds.ceilings);
+  BenchReport report;
+  report.model = info.name;
+  report.backend = info.backend;
+  report.flops_name = flags.model.device == "cuda" ? "f16" : "f32";
+  report.prompt = flags.prompt, report.max_tokens = flags.n, report.repeats = flags.repeats;
+  report.read = ceilings.read, report.flops = ceilings.flops;
+  report.memory = std::move(memory);
+  for (std::size_t i = 0; i < flags.batches.size(); ++i)
+    report.rows.push_back(make_row("prefill", flags.batches[i], rounds.prefills[i], ceilings));
+  for (std::size_t i = 0; i < flags.batches.size(); ++i)
+    report.rows.push_back(make_row("decode", flags.batches[i], rounds.decodes[i], ceilings));
+  return report;
+}
+
 int run(const Flags& flags) {
   const int largest = *std::max_element(flags.batches.begin(), flags.batches.end());
-  herd::ModelOptions options = flags.model.options();
-  options.batch_size = largest;
-  options.context = flags.prompt + flags.n;
-  options.kv_tokens = std::int64_t{largest} * options.context;
-  options.max_rows = flags.max_rows;
+  const herd::ModelOptions options = options_for(flags, largest);
   const auto need = herd::LlamaModel::plan(flags.model.path, options);
   if (!need.ok()) return fail(need.error());
+  auto memory = plan_memory(flags);
+  if (!memory.ok()) return fail(memory.error());
   auto model = load(flags.model.path, options);
   if (!model.ok()) return fail(model.error());
 
@@ -251,17 +230,7 @@ int run(const Flags& flags) {
   const herd::Status status = measure(flags, bench, progress, rounds);
   progress.clear();
   if (!status.ok()) return interrupted() ? kInterrupted : fail(status.error());
-  const Ceilings ceilings = spread_of(rounds.ceilings);
-  std::vector<Row> rows;
-  for (std::size_t i = 0; i < flags.batches.size(); ++i)
-    rows.push_back(make_row("prefill", flags.batches[i], rounds.prefills[i], ceilings));
-  for (std::size_t i = 0; i < flags.batches.size(); ++i)
-    rows.push_back(make_row("decode", flags.batches[i], rounds.decodes[i], ceilings));
-  if (flags.json)
-    print_json(flags, model->info(), ceilings, rows);
-  else
-    print_text(flags, model->info(), ceilings, rows);
-  return kOk;
+  return show(flags, make_report(flags, model->info(), rounds, std::move(*memory)));
 }
 
 }  // namespace
@@ -287,7 +256,8 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->add_option("--max-rows", flags->max_rows, "rows in one step: prompts are fed in chunks")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  command->add_flag("--json", flags->json, "for machines: ceilings and results[]");
+  command->add_flag("--json", flags->json, "for machines: ceilings, results[] and memory[]");
+  command->add_option("--html", flags->html, "also write a page with plots to this file");
   flags->model.add_device(*command);
   command->footer(
       "% read and % f32 are shares of the memory bandwidth and the f32 rate measured between the "
@@ -295,7 +265,9 @@ void add_bench(CLI::App& app, int& exit_code) {
       "counting each weight, and each cached key and value of a sequence, once a step. % floor is "
       "the\n"
       "larger of the two: how close to the limit that binds. Loading is not counted.\n"
-      "Example: herd bench -m model.gguf -p 512 -n 128 -b 1,4,16");
+      "Examples:\n"
+      "  herd bench -m model.gguf -p 512 -n 128 -b 1,4,16\n"
+      "  herd bench -m model.gguf -b 1,2,4,8,16,32 --html bench.html");
   command->callback([flags, &exit_code] { exit_code = run(*flags); });
 }
 

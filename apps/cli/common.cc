@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -141,6 +142,26 @@ herd::ModelOptions ModelFlags::options() const {
   options.threads = threads;
   options.context = context;
   options.batch_size = batch_size == 0 ? 16 : batch_size;
+  return options;
+}
+
+herd::Result<herd::ModelOptions> size_to_work(const ModelFlags& flags,
+                                              const std::vector<std::int64_t>& lengths, int most) {
+  std::int64_t longest = 1, total = 0;
+  for (const std::int64_t length : lengths) {
+    longest = std::max(longest, length);
+    total += length;
+  }
+  herd::ModelOptions options = flags.options();
+  if (flags.batch_size == 0)
+    options.batch_size =
+        static_cast<std::int32_t>(std::clamp<std::int64_t>(std::ssize(lengths), 1, most));
+  const auto need = herd::LlamaModel::plan(flags.path, options);
+  if (!need.ok()) return need.error();
+  if (flags.context == 0)
+    options.context = static_cast<std::int32_t>(std::min<std::int64_t>(longest, need->context));
+  options.kv_tokens = std::clamp<std::int64_t>(total, options.context,
+                                               std::int64_t{options.batch_size} * options.context);
   return options;
 }
 

@@ -59,11 +59,18 @@ struct ModelFlags {
   herd::ModelOptions options() const;
 };
 
+/// The context and KV room that sequences of these many tokens need: as many places as --batch-size
+/// says, or as there are sequences, at most `most`. A sequence longer than the model's context gets
+/// no more than that. Errors: as LlamaModel::plan.
+herd::Result<herd::ModelOptions> size_to_work(const ModelFlags& flags,
+                                              const std::vector<std::int64_t>& lengths, int most);
+
 /// Loads with a progress bar.
 herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions options);
 
 // Each command adds itself to the program; `exit_code` is set when it ran.
 void add_generate(CLI::App& app, int& exit_code);
+void add_chat(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);
 void add_logits(CLI::App& app, int& exit_code);
@@ -71,5 +78,10 @@ void add_inspect(CLI::App& app, int& exit_code);
 void add_plan(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);
+void add_perplexity(CLI::App& app, int& exit_code);
+void add_score(CLI::App& app, int& exit_code);
+void add_fidelity(CLI::App& app, int& exit_code);
+void add_verify(CLI::App& app, int& exit_code);
+void add_serve(CLI::App& app, int& exit_code);
 
 }  // namespace cli

@@ -7,18 +7,20 @@
 
 #include "common.h"
 #include "inputs.h"
+#include "sampling_flags.h"
 
 namespace cli {
 namespace {
 
 struct Flags {
   ModelFlags model;
-  std::vector<std::string> prompts, stops, biases;
+  std::vector<std::string> prompts, stops;
   std::vector<herd::TokenId> stop_ids;
-  std::string prompts_file;
+  std::string prompts_file, schema_file;
   int n = 128, logprobs = -1;
-  bool prompt_logprobs = false, ignore_eos = false, json = false;
-  herd::SamplingParams sampling;
+  bool prompt_logprobs = false, ignore_eos = false, json = false, json_object = false;
+  SamplingFlags sampling;
+  herd::AnswerFormat format;
 };
 
 herd::Result<std::vector<Entry>> collect(const Flags& flags) {
@@ -34,16 +36,13 @@ herd::Result<std::vector<Entry>> collect(const Flags& flags) {
   return entries;
 }
 
-/// ID=VALUE pairs. Error: names the argument.
-herd::Status parse_biases(Flags& flags) {
-  for (const std::string& text : flags.biases) {
-    const std::size_t equals = std::min(text.find('='), text.size());
-    const auto id = parse_json(text.substr(0, equals));
-    const auto value = parse_json(text.substr(std::min(equals + 1, text.size())));
-    if (!is_token_id(id) || !value.is_number())
-      return {herd::Code::invalid_argument, "--logit-bias " + text + ": must be ID=VALUE"};
-    flags.sampling.logit_bias.emplace_back(id.get<herd::TokenId>(), value.get<float>());
-  }
+/// Error: a schema file that cannot be read.
+herd::Status read_format(Flags& flags) {
+  if (flags.json_object) flags.format.kind = herd::AnswerFormat::Kind::json_object;
+  if (flags.schema_file.empty()) return {};
+  auto text = read_file(flags.schema_file);
+  if (!text.ok()) return text.error();
+  flags.format = {herd::AnswerFormat::Kind::json_schema, *std::move(text)};
   return {};
 }
 
@@ -51,12 +50,13 @@ void apply_flags(const Flags& flags, std::vector<Entry>& entries) {
   for (Entry& entry : entries) {
     herd::GenerateRequest& r = entry.request;
     r.max_tokens = flags.n;
-    r.sampling = flags.sampling;
+    r.sampling = flags.sampling.params;
     r.stop = flags.stops;
     r.stop_ids = flags.stop_ids;
     r.ignore_end = flags.ignore_eos;
     r.logprobs = flags.logprobs;
     r.prompt_logprobs = flags.prompt_logprobs;
+    r.format = flags.format;
   }
 }
 
@@ -195,8 +195,9 @@ int show(const Flags& flags, const std::vector<Entry>& entries,
 }
 
 int run(Flags& flags) {
-  if (herd::Status status = parse_biases(flags); !status.ok())
+  if (herd::Status status = flags.sampling.parse_biases(); !status.ok())
     return fail(status.error().message, kWrongUse);
+  if (herd::Status status = read_format(flags); !status.ok()) return fail(status.error());
   auto entries = collect(flags);
   if (!entries.ok()) return fail(entries.error());
   if (entries->empty()) return fail("no prompts given: use -p TEXT or --prompts FILE", kWrongUse);
@@ -217,23 +218,6 @@ int run(Flags& flags) {
   return show(flags, *entries, *results, stream);
 }
 
-void add_sampling(CLI::App& app, Flags& flags) {
-  herd::SamplingParams& s = flags.sampling;
-  app.add_option("--temperature", s.temperature, "0 is greedy")->capture_default_str();
-  app.add_option("--top-k", s.top_k, "keep the k likeliest; 0: off")->capture_default_str();
-  app.add_option("--top-p", s.top_p, "keep the likeliest that together reach p")
-      ->capture_default_str();
-  app.add_option("--min-p", s.min_p, "drop those below min-p times the likeliest")
-      ->capture_default_str();
-  app.add_option("--seed", s.seed, "a token's draw depends on the seed and its position only")
-      ->capture_default_str();
-  app.add_option("--repetition-penalty", s.repetition_penalty, "1: off")->capture_default_str();
-  app.add_option("--presence-penalty", s.presence_penalty, "0: off")->capture_default_str();
-  app.add_option("--frequency-penalty", s.frequency_penalty, "0: off")->capture_default_str();
-  app.add_option("--logit-bias", flags.biases, "ID=VALUE, may be repeated")
-      ->allow_extra_args(false);
-}
-
 }  // namespace
 
 void add_generate(CLI::App& app, int& exit_code) {
@@ -250,11 +234,16 @@ void add_generate(CLI::App& app, int& exit_code) {
   command->add_option("-n,--max-tokens", flags->n, "most tokens per answer")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  add_sampling(*command, *flags);
+  flags->sampling.add(*command);
   command->add_option("--stop", flags->stops, "text that ends an answer, may be repeated")
       ->allow_extra_args(false);
   command->add_option("--stop-id", flags->stop_ids, "token id that ends an answer, may be repeated")
       ->allow_extra_args(false);
+  auto* object = command->add_flag("--json-object", flags->json_object, "answers are JSON objects");
+  command
+      ->add_option("--json-schema", flags->schema_file,
+                   "answers are JSON as this file's JSON Schema says (docs/json_schema.md)")
+      ->excludes(object);
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the model's own end token");
   command
       ->add_option("--logprobs", flags->logprobs,

@@ -9,43 +9,75 @@
 namespace cli {
 namespace {
 
-Entry parse_line(const std::string& line, std::size_t number) {
+/// Appends a JSON list of ids. Empty, or what is wrong with it.
+std::string read_ids(const nlohmann::json& list, std::vector<herd::TokenId>& out) {
+  for (const auto& id : list) {
+    if (!is_token_id(id)) return fmt::format("{} is no token id", shown(id.dump()));
+    out.push_back(id.get<herd::TokenId>());
+  }
+  return {};
+}
+
+Entry parse_prompt(const std::string& line) {
   Entry entry;
   const auto json = parse_json(line);
   const bool text = json.is_object() && json.contains("prompt") && json["prompt"].is_string();
   const bool ids =
       json.is_object() && json.contains("ids") && json["ids"].is_array() && !json["ids"].empty();
-  if (text) {
+  if (text)
     entry.request.prompt = json["prompt"].get<std::string>();
-    return entry;
-  }
-  if (!ids) {
-    entry.error = fmt::format(
-        "line {}: must be {{\"prompt\": TEXT}} or {{\"ids\": [at least one id]}}", number);
-    return entry;
-  }
-  for (const auto& id : json["ids"]) {
-    if (!is_token_id(id)) {
-      entry.error = fmt::format("line {}: {} is no token id", number, shown(id.dump()));
-      return entry;
-    }
-    entry.request.ids.push_back(id.get<herd::TokenId>());
+  else if (ids)
+    entry.error = read_ids(json["ids"], entry.request.ids);
+  else
+    entry.error = "must be {\"prompt\": TEXT} or {\"ids\": [at least one id]}";
+  return entry;
+}
+
+ScoreEntry parse_score(const std::string& line) {
+  ScoreEntry entry;
+  const auto json = parse_json(line);
+  const auto both = [&](const char* a, const char* b, auto is) {
+    return json.is_object() && json.contains(a) && json.contains(b) && is(json[a]) && is(json[b]);
+  };
+  entry.text = both("context", "continuation", [](const auto& j) { return j.is_string(); });
+  if (entry.text) {
+    entry.context = json["context"].template get<std::string>();
+    entry.continuation = json["continuation"].template get<std::string>();
+  } else if (both("context_ids", "continuation_ids", [](const auto& j) { return j.is_array(); })) {
+    entry.error = read_ids(json["context_ids"], entry.context_ids);
+    if (entry.error.empty())
+      entry.error = read_ids(json["continuation_ids"], entry.continuation_ids);
+  } else {
+    entry.error =
+        "must be {\"context\": TEXT, \"continuation\": TEXT} or {\"context_ids\": [...], "
+        "\"continuation_ids\": [...]}";
   }
   return entry;
+}
+
+/// What each line that is not blank says; errors name the line.
+template <class Parse>
+auto parse_lines(const std::string& text, Parse&& parse) {
+  std::vector<decltype(parse(text))> entries;
+  std::istringstream lines(text);
+  std::size_t number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    entries.push_back(parse(line));
+    std::string& error = entries.back().error;
+    if (!error.empty()) error = fmt::format("line {}: {}", number, error);
+  }
+  return entries;
 }
 
 }  // namespace
 
 std::vector<Entry> parse_prompts(const std::string& text) {
-  std::vector<Entry> entries;
-  std::istringstream lines(text);
-  std::size_t number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") != std::string::npos)
-      entries.push_back(parse_line(line, number));
-  }
-  return entries;
+  return parse_lines(text, parse_prompt);
+}
+std::vector<ScoreEntry> parse_scores(const std::string& text) {
+  return parse_lines(text, parse_score);
 }
 
 herd::Result<std::string> parse_case(const std::string& text, const herd::ChatFile& file) {

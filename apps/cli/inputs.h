@@ -20,6 +20,18 @@ struct Entry {
 /// wrong becomes an Entry with an error that names it.
 std::vector<Entry> parse_prompts(const std::string& text);
 
+/// A line of a score file: what is scored, and what stands before it; or why the line is wrong.
+struct ScoreEntry {
+  bool text = false;
+  std::string context, continuation;                         // text
+  std::vector<herd::TokenId> context_ids, continuation_ids;  // ids
+  std::string error;
+};
+
+/// JSONL, {"context", "continuation"} or {"context_ids", "continuation_ids"} a line, as
+/// parse_prompts.
+std::vector<ScoreEntry> parse_scores(const std::string& text);
+
 /// A chat template's case as it came, with the file's bos and eos where the case has none.
 /// Error: invalid_argument.
 herd::Result<std::string> parse_case(const std::string& text, const herd::ChatFile& file);

@@ -1,7 +1,6 @@
 // herd logits: the logits after every token of given sequences, to a file.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -39,26 +38,6 @@ herd::Result<Sequences> read_sequences(const std::string& path) {
   return sequences;
 }
 
-/// Options sized to the work: as many places as sequences, a context as long as the longest.
-herd::Result<herd::ModelOptions> size_to_work(const Flags& flags, const Sequences& sequences) {
-  std::int64_t longest = 1, total = 0;
-  for (const auto& s : sequences) {
-    longest = std::max<std::int64_t>(longest, std::ssize(s));
-    total += std::ssize(s);
-  }
-  herd::ModelOptions options = flags.model.options();
-  if (flags.model.batch_size == 0)
-    options.batch_size =
-        static_cast<std::int32_t>(std::clamp<std::int64_t>(std::ssize(sequences), 1, 64));
-  const auto need = herd::LlamaModel::plan(flags.model.path, options);
-  if (!need.ok()) return need.error();
-  if (flags.model.context == 0)
-    options.context = static_cast<std::int32_t>(std::min<std::int64_t>(longest, need->context));
-  options.kv_tokens = std::clamp<std::int64_t>(total, options.context,
-                                               std::int64_t{options.batch_size} * options.context);
-  return options;
-}
-
 /// The row at which each sequence starts in the file, so that rows can be written as they come.
 std::vector<std::int64_t> first_rows(const Sequences& sequences) {
   std::vector<std::int64_t> rows;
@@ -74,7 +53,9 @@ std::vector<std::int64_t> first_rows(const Sequences& sequences) {
 int run(const Flags& flags) {
   const auto sequences = read_sequences(flags.ids);
   if (!sequences.ok()) return fail(sequences.error());
-  const auto options = size_to_work(flags, *sequences);
+  std::vector<std::int64_t> lengths;
+  for (const auto& sequence : *sequences) lengths.push_back(std::ssize(sequence));
+  const auto options = size_to_work(flags.model, lengths, 64);
   if (!options.ok()) return fail(options.error());
   auto model = load(flags.model.path, *options);
   if (!model.ok()) return fail(model.error());

@@ -1,4 +1,6 @@
 // herd: batched inference of Llama-family GGUF models. One file per command.
+#include <fmt/format.h>
+
 #include "common.h"
 
 namespace {
@@ -12,6 +14,18 @@ constexpr const char* kFooter =
     "Example: herd generate -m model.gguf -p 'Once upon a time' -p 'The capital of France is' -n "
     "32";
 
+/// The error if the first argument is meant as a command and there is none of that name; else
+/// empty.
+std::string unknown_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return "";
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    if (command->get_name() == argv[1]) return "";
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return fmt::format("no command '{}'; there are {}", argv[1], names);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -21,6 +35,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = cli::kOk;
   cli::add_generate(app, exit_code);
+  cli::add_chat(app, exit_code);
   cli::add_tokenize(app, exit_code);
   cli::add_render(app, exit_code);
   cli::add_logits(app, exit_code);
@@ -28,6 +43,13 @@ int main(int argc, char** argv) {
   cli::add_plan(app, exit_code);
   cli::add_bench(app, exit_code);
   cli::add_make_model(app, exit_code);
+  cli::add_perplexity(app, exit_code);
+  cli::add_score(app, exit_code);
+  cli::add_fidelity(app, exit_code);
+  cli::add_verify(app, exit_code);
+  cli::add_serve(app, exit_code);
+  if (const std::string error = unknown_command(app, argc, argv); !error.empty())
+    return cli::fail(error, cli::kWrongUse);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {

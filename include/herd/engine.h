@@ -22,6 +22,7 @@
 #include "herd/llama.h"
 #include "herd/status.h"
 #include "herd/types.h"
+#include "herd/vocabulary.h"
 
 namespace herd {
 
@@ -57,7 +58,7 @@ struct Event {
   std::string text;  // what became certain: whole UTF-8, nothing of a stop string
   std::optional<TokenLogprob> logprob;        // of id, if asked
   std::vector<TokenLogprob> prompt_logprobs;  // if asked, in order, in the events of the prompt: of
-                                              // each token after the first
+                                              // each token from prompt_logprobs_from on
   FinishReason finish_reason = FinishReason::none;  // set in the last event, and only there
   Error error;  // if finish_reason is error or cancelled: why. resource_exhausted: waited too long
                 // to run; cancelled: by its owner, the engine's end, wall time or slow reading;
@@ -132,6 +133,8 @@ class Engine {
   std::int32_t context() const;  // longest prompt and answer together
   Result<std::vector<TokenId>> encode(std::string_view text, bool add_bos) const;
   Result<std::string> decode(std::span<const TokenId> ids, bool special = false) const;
+  /// The model's own, not a copy. Error: why its tokeniser cannot be used.
+  Result<Vocabulary> vocabulary() const;
 
  private:
   struct Impl;

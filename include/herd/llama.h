@@ -128,6 +128,15 @@ class LlamaModel {
 
 // ---- generation: many prompts, one ragged batch ----
 
+/// What an answer must be. Every token that would break it is left out before the choice, so the
+/// answer keeps to it whatever the model prefers; it is whole unless max_tokens or a stop string
+/// cuts it. docs/json_schema.md: what is understood of JSON Schema, and which JSON is written.
+struct AnswerFormat {
+  enum class Kind { text, json_object, json_schema };
+  Kind kind = Kind::text;
+  std::string schema;  // of json_schema: the schema as JSON
+};
+
 struct GenerateRequest {
   std::string prompt;        // used when ids is empty
   std::vector<TokenId> ids;  // used as they are
@@ -137,7 +146,15 @@ struct GenerateRequest {
   std::vector<TokenId> stop_ids;  // besides the model's own end tokens
   bool ignore_end = false;        // go on past the model's end token
   int logprobs = -1;              // -1: none; n: the chosen token's and the n likeliest
-  bool prompt_logprobs = false;   // also of each prompt token after the first
+  bool prompt_logprobs = false;   // also of each prompt token from prompt_logprobs_from on; what
+                                  // stands before may then come from the cache
+  std::int32_t prompt_logprobs_from = 1;  // 1: all that have something before them
+  AnswerFormat format;  // errors in it name the place and the keyword: invalid_argument,
+                        // unsupported, out_of_range; resource_exhausted: too many others
+  /// Sees the logits [vocab] that follow the token at `position`: those each token of the answer is
+  /// chosen from, and with prompt_logprobs those of the prompt. Called by the thread that runs the
+  /// model, positions ascending; must be quick.
+  std::function<void(std::int32_t position, std::span<const float> logits)> on_logits = {};
 };
 
 struct GenerateResult {
@@ -147,7 +164,7 @@ struct GenerateResult {
   FinishReason finish_reason = FinishReason::none;
   std::string error;                   // when finish_reason is error
   std::vector<TokenLogprob> logprobs;  // one per id, if asked
-  std::vector<float> prompt_logprobs;  // one per prompt id after the first, if asked
+  std::vector<float> prompt_logprobs;  // one per prompt id from prompt_logprobs_from on, if asked
 };
 
 /// What happened to one request in one step; text is whole UTF-8.

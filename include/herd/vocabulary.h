@@ -29,6 +29,7 @@ class Vocabulary {
   bool adds_bos() const;
 
  private:
+  friend class Engine;
   explicit Vocabulary(std::shared_ptr<const Tokenizer> tokenizer);
   std::shared_ptr<const Tokenizer> tokenizer_;
 };

@@ -17,11 +17,14 @@ void relax() {
 #endif
 }
 
+}  // namespace
+
 /// Waits until `value` is no longer `old`.
 template <class T>
-void wait_while(std::atomic<T>& value, T old) {
+void ThreadPool::wait_while(std::atomic<T>& value, T old, int thread) {
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
+    if (idle_.call != nullptr) idle_.call(idle_.context, thread);
     relax();
   }
   for (int i = 0; i < kYields; ++i) {
@@ -31,9 +34,8 @@ void wait_while(std::atomic<T>& value, T old) {
   value.wait(old, std::memory_order_acquire);
 }
 
-}  // namespace
-
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, Idle idle)
+    : idle_(idle), tickets_(static_cast<std::size_t>(threads)) {
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -45,36 +47,50 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run_job(Job job, int chunks) {
-  if (workers_.empty() || chunks <= 1) {
-    for (int chunk = 0; chunk < chunks; ++chunk) job.call(job.context, chunk, 0);
+void ThreadPool::run_job(const Job& job) {
+  if (threads() == 1 || job.chunks <= 1) {
+    for (int chunk = 0; chunk < job.chunks; ++chunk) job.call(job.context, chunk, 0);
     return;
   }
   job_ = job;
-  left_.store(chunks, std::memory_order_relaxed);
-  ticket_.store(std::uint64_t{static_cast<std::uint32_t>(chunks)} << 32, std::memory_order_release);
+  left_.store(job.chunks, std::memory_order_relaxed);
+  for (int t = 0; t < threads(); ++t) {
+    const auto first = static_cast<std::uint64_t>(first_chunk(job.chunks, t));
+    const auto end = static_cast<std::uint64_t>(first_chunk(job.chunks, t + 1));
+    tickets_[static_cast<std::size_t>(t)].next.store(end << 32 | first, std::memory_order_release);
+  }
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_chunks(0);
   for (int left = left_.load(std::memory_order_acquire); left != 0;
        left = left_.load(std::memory_order_acquire))
-    wait_while(left_, left);
+    wait_while(left_, left, 0);
 }
 
+/// Its own chunks, then what is left of the others'.
 void ThreadPool::take_chunks(int thread) {
-  for (;;) {
-    const std::uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
-    const std::uint32_t chunk = static_cast<std::uint32_t>(ticket);
-    if (chunk >= static_cast<std::uint32_t>(ticket >> 32)) return;
-    job_.call(job_.context, static_cast<int>(chunk), thread);
-    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1 && thread != 0) left_.notify_one();
+  int done = 0;
+  for (int i = 0; i < threads(); ++i) done += take_from((thread + i) % threads(), thread);
+  if (done == 0) return;
+  if (left_.fetch_sub(done, std::memory_order_acq_rel) == done && thread != 0) left_.notify_one();
+}
+
+int ThreadPool::take_from(int owner, int thread) {
+  Tickets& tickets = tickets_[static_cast<std::size_t>(owner)];
+  for (int done = 0;; ++done) {
+    const std::uint64_t ticket = tickets.next.fetch_add(1, std::memory_order_acq_rel);
+    const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
+    if (next >= end) return done;
+    const int place = next - first_chunk(job_.chunks, owner);
+    const int chunk = job_.deal == Deal::runs ? next : place * threads() + owner;
+    job_.call(job_.context, chunk, thread);
   }
 }
 
 void ThreadPool::work(int thread) {
   std::uint32_t seen = 0;
   for (;;) {
-    wait_while(generation_, seen);
+    wait_while(generation_, seen, thread);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_acquire)) return;
     take_chunks(thread);

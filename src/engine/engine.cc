@@ -18,7 +18,7 @@ using Time = std::chrono::steady_clock::time_point;
 /// A checked request on its way to the engine's thread.
 struct Incoming {
   GenerateRequest request;
-  std::vector<TokenId> prompt;
+  Prepared prepared;
   CachePartition partition = 0;
   std::shared_ptr<Answer::Channel> channel;
   Time submitted;
@@ -97,21 +97,22 @@ struct Engine::Impl {
 // ---- any thread ----
 
 Result<Answer> Engine::Impl::submit(GenerateRequest request, SubmitOptions how) {
-  auto prompt = prepare(model.impl(), request);
-  if (!prompt.ok()) return prompt.error();
-  if (Status status = sched::check(runner.limits(), std::ssize(*prompt), request.max_tokens);
+  auto prepared = prepare(model.impl(), request);
+  if (!prepared.ok()) return prepared.error();
+  if (Status status =
+          sched::check(runner.limits(), std::ssize(prepared->prompt), request.max_tokens);
       !status.ok())
     return status.error();
   auto channel = std::make_shared<Answer::Channel>(std::move(how.on_events));
   Status status = enqueue(
-      {std::move(request), std::move(*prompt), how.cache_partition, channel, options.clock()});
+      {std::move(request), *std::move(prepared), how.cache_partition, channel, options.clock()});
   if (!status.ok()) return status.error();
   return Answer(std::move(channel));
 }
 
 Status Engine::Impl::enqueue(Incoming incoming) {
   const std::lock_guard lock(mutex);
-  const std::int64_t tokens = std::ssize(incoming.prompt);
+  const std::int64_t tokens = std::ssize(incoming.prepared.prompt);
   if (closing) return {Code::cancelled, "the engine is closing"};
   const auto refuse = [&](std::string message) {
     ++refused;
@@ -175,8 +176,8 @@ void Engine::Impl::start(Incoming incoming) {
   Live l;
   l.channel = std::move(incoming.channel);
   l.submitted = incoming.submitted;
-  l.prompt_tokens = std::ssize(incoming.prompt);
-  const auto id = runner.add(std::move(incoming.request), std::move(incoming.prompt),
+  l.prompt_tokens = std::ssize(incoming.prepared.prompt);
+  const auto id = runner.add(std::move(incoming.request), std::move(incoming.prepared),
                              incoming.partition, ReplyText::as_it_comes);
   l.id = *id;  // submit() has checked whatever add() could refuse
   live.push_back(std::move(l));
@@ -322,6 +323,11 @@ Result<std::vector<TokenId>> Engine::encode(std::string_view text, bool add_bos)
 }
 Result<std::string> Engine::decode(std::span<const TokenId> ids, bool special) const {
   return impl_->model.decode(ids, special);
+}
+Result<Vocabulary> Engine::vocabulary() const {
+  const LlamaModel::Impl& model = impl_->model.impl();
+  if (model.tokenizer == nullptr) return model.tokenizer_error;
+  return Vocabulary(model.tokenizer);
 }
 
 }  // namespace herd

@@ -36,16 +36,16 @@ class Generation {
  private:
   Status start(std::size_t i) {
     GenerateRequest request = requests_[i];
-    auto prompt = prepare(model_, request);
-    if (!prompt.ok()) return prompt.status();
+    auto prepared = prepare(model_, request);
+    if (!prepared.ok()) return prepared.status();
     GenerateResult& result = results_[i];
     const auto most = static_cast<std::size_t>(request.max_tokens);
-    result.prompt_ids = *prompt;
+    result.prompt_ids = prepared->prompt;
     result.ids.reserve(most);
     result.text.reserve(most * 8);
     if (request.logprobs >= 0) result.logprobs.reserve(most);
     const auto text = options_.on_event ? ReplyText::as_it_comes : ReplyText::at_the_end;
-    const auto id = runner_.add(std::move(request), std::move(*prompt), 0, text);
+    const auto id = runner_.add(std::move(request), *std::move(prepared), 0, text);
     if (!id.ok()) return id.status();
     ids_.push_back(*id);
     indices_.push_back(i);

@@ -1,9 +1,8 @@
 // Greedy continuation of a whole batch: what decoding costs when nothing else is asked for.
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "engine/impl.h"
+#include "sample/sampler.h"
 
 namespace herd {
 namespace {
@@ -42,12 +41,8 @@ Status take(std::span<const TokenId> ids, Answers& answers) {
 /// The likeliest of each row, or -1: not finite.
 std::vector<TokenId> largest(std::span<const float> logits, std::size_t vocab) {
   std::vector<TokenId> ids;
-  for (std::size_t at = 0; at < logits.size(); at += vocab) {
-    const auto row = logits.subspan(at, vocab);
-    const bool finite = std::all_of(row.begin(), row.end(), [](float x) { return x - x == 0; });
-    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-    ids.push_back(finite ? static_cast<TokenId>(best) : -1);
-  }
+  for (std::size_t at = 0; at < logits.size(); at += vocab)
+    ids.push_back(largest_logit(logits.subspan(at, vocab)));
   return ids;
 }
 

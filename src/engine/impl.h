@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "engine/answer_formats.h"
 #include "herd/llama.h"
 #include "kv/pool.h"
 #include "model/model.h"
@@ -31,6 +32,7 @@ struct LlamaModel::Impl {
   std::vector<float> logits;             // [max_logits][vocab] of the last step, on the host
   const float* device_logits = nullptr;  // of the last step
   std::uint64_t steps = 0, rows = 0;
+  mutable AnswerFormats formats;  // thread-safe
 
   // ---- one step: start_step, add ..., run_step. Rows and pages must fit; callers check ----
   void start_step() { batch.clear(); }

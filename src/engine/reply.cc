@@ -24,14 +24,13 @@ Status check_parameters(const LlamaModel::Impl& model, const GenerateRequest& r)
   if (Status status = range("logprobs", r.logprobs, -1, model.vocab()); !status.ok()) return status;
   for (const TokenId id : r.stop_ids)
     if (Status status = range("stop id", id, 0, model.vocab() - 1); !status.ok()) return status;
-  if (model.tokenizer == nullptr && !r.stop.empty()) return model.tokenizer_error;
+  const bool needs_text = !r.stop.empty() || r.format.kind != AnswerFormat::Kind::text;
+  if (model.tokenizer == nullptr && needs_text) return model.tokenizer_error;
   return {};
 }
 
-}  // namespace
-
-Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequest& request) {
-  if (Status status = check_parameters(model, request); !status.ok()) return status.error();
+Result<std::vector<TokenId>> prepare_prompt(const LlamaModel::Impl& model,
+                                            GenerateRequest& request) {
   std::vector<TokenId> ids = std::move(request.ids);
   if (ids.empty()) {
     if (model.tokenizer == nullptr) return model.tokenizer_error;
@@ -44,6 +43,10 @@ Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequ
       return Error{Code::invalid_argument,
                    fmt::format("prompt token {} is id {}, the vocabulary has 0 to {}", i, ids[i],
                                model.vocab() - 1)};
+  if (request.prompt_logprobs &&
+      (request.prompt_logprobs_from < 1 || request.prompt_logprobs_from > std::ssize(ids)))
+    return Error{Code::out_of_range, fmt::format("prompt_logprobs_from {}: must be 1 to {}",
+                                                 request.prompt_logprobs_from, ids.size())};
   const std::int64_t room = std::int64_t{model.context()} - std::ssize(ids);
   if (room < 0)
     return Error{Code::out_of_range, fmt::format("the prompt has {} tokens, the context holds {}",
@@ -53,28 +56,41 @@ Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequ
   return ids;
 }
 
-Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, std::vector<TokenId> prompt,
+}  // namespace
+
+Result<Prepared> prepare(const LlamaModel::Impl& model, GenerateRequest& request) {
+  if (Status status = check_parameters(model, request); !status.ok()) return status.error();
+  auto prompt = prepare_prompt(model, request);
+  if (!prompt.ok()) return prompt.error();
+  if (request.format.kind == AnswerFormat::Kind::text) return Prepared{*std::move(prompt), nullptr};
+  auto grammar = model.formats.grammar(request.format, *model.tokenizer, model.vocab());
+  if (!grammar.ok()) return grammar.error();
+  return Prepared{*std::move(prompt), *std::move(grammar)};
+}
+
+Reply::Reply(const LlamaModel::Impl& model, GenerateRequest request, Prepared prepared,
              ReplyText text)
     : tokenizer_(model.tokenizer),
       request_(std::move(request)),
-      ids_(std::move(prompt)),
+      ids_(std::move(prepared.prompt)),
       stops_(request_.stop),
       text_at_end_(text == ReplyText::at_the_end && request_.stop.empty()) {
   event_.usage.prompt_tokens = static_cast<std::int32_t>(ids_.size());
   ids_.reserve(ids_.size() + static_cast<std::size_t>(request_.max_tokens));
   if (tokenizer_ != nullptr) detokenizer_.emplace(tokenizer_, false, false);
+  if (prepared.grammar != nullptr) constraint_.emplace(std::move(prepared.grammar));
 }
 
 // ---- one step ----
 
 bool Reply::needs_logits(const sched::Share& share) const {
   if (share.n_logits == 0) return false;
-  return adjusts(request_.sampling) || request_.logprobs >= 0 || share.n_logits > 1 ||
-         !share.chooses;
+  return adjusts(request_.sampling) || request_.logprobs >= 0 || request_.on_logits ||
+         share.n_logits > 1 || !share.chooses || constraint_;
 }
 
 SamplingRow Reply::sampling_row(std::int64_t position) const {
-  if (adjusts(request_.sampling)) return {};
+  if (adjusts(request_.sampling) || constraint_) return {};
   const SamplingParams& p = request_.sampling;
   return {p.temperature, p.top_p, p.min_p, p.top_k, p.seed, position};
 }
@@ -84,15 +100,23 @@ sched::Outcome Reply::take_logits(const sched::Share& share, std::span<const flo
   const auto n = static_cast<std::size_t>(share.n_logits);
   const std::size_t vocab = logits.size() / n, prompt_rows = share.chooses ? n - 1 : n;
   const auto first = static_cast<std::size_t>(share.position + share.n_rows) - n;
+  for (std::size_t i = 0; request_.on_logits && i < n; ++i)
+    request_.on_logits(static_cast<std::int32_t>(first + i), logits.subspan(i * vocab, vocab));
   for (std::size_t i = 0; i < prompt_rows; ++i)
     if (!note_prompt(first + i, logits.subspan(i * vocab, vocab), sampler))
       return fail(fmt::format("the logits after prompt token {} are not finite", first + i));
   if (!share.chooses) return {};
   const auto last = logits.last(vocab);
+  std::span<const std::uint64_t> allowed;
+  if (constraint_) {
+    const auto mask = constraint_->allowed(!request_.ignore_end);
+    if (!mask.ok()) return fail(mask.error());
+    allowed = *mask;
+  }
   const auto history = std::span<const TokenId>(ids_);
   const auto sample = sampler.sample(last, request_.sampling,
                                      {history.first(prompt_size()), history.subspan(prompt_size())},
-                                     std::ssize(ids_), false);
+                                     std::ssize(ids_), false, allowed);
   if (!sample.ok()) return fail(sample.error().message);
   if (request_.logprobs >= 0) event_.logprob = sampler.logprob(last, sample->id, request_.logprobs);
   return take_id(sample->id);
@@ -110,6 +134,8 @@ bool Reply::note_prompt(std::size_t at, std::span<const float> logits, Sampler& 
 
 sched::Outcome Reply::take_id(TokenId id) {
   if (id < 0) return fail(fmt::format("the logits after token {} are not finite", ids_.size() - 1));
+  if (constraint_)
+    if (Status status = constraint_->take(id); !status.ok()) return fail(status.error());
   ids_.push_back(id);
   event_.id = id;
   if (!text_at_end_) event_.text += text_of(id);
@@ -124,13 +150,13 @@ std::string Reply::text_of(TokenId id) {
 }
 
 bool Reply::ends(TokenId id) const {
-  if (stops_.matched()) return true;
+  if (stops_.matched() || (constraint_ && constraint_->ended())) return true;
   if (std::ranges::find(request_.stop_ids, id) != request_.stop_ids.end()) return true;
   return !request_.ignore_end && tokenizer_ != nullptr && tokenizer_->ends_text(id);
 }
 
-sched::Outcome Reply::fail(std::string message) {
-  event_.error = {Code::internal, std::move(message)};
+sched::Outcome Reply::fail(Error error) {
+  event_.error = std::move(error);
   return {-1, FinishReason::error};
 }
 

@@ -13,9 +13,15 @@
 
 namespace herd {
 
-/// Checks a request alone and returns its prompt's ids. Cuts max_tokens to what the context leaves.
-/// Errors: invalid_argument, out_of_range, those of a tokeniser that cannot be used. Any thread.
-Result<std::vector<TokenId>> prepare(const LlamaModel::Impl& model, GenerateRequest& request);
+/// What a checked request needs to run.
+struct Prepared {
+  std::vector<TokenId> prompt;
+  std::shared_ptr<constrain::Grammar> grammar;  // null: any text
+};
+
+/// Checks a request alone. Cuts max_tokens to what the context leaves. Errors: invalid_argument,
+/// out_of_range, those of a tokeniser that cannot be used, those of its format. Any thread.
+Result<Prepared> prepare(const LlamaModel::Impl& model, GenerateRequest& request);
 
 /// When an answer's text is made: stop strings always need it at once.
 enum class ReplyText { as_it_comes, at_the_end };
@@ -23,9 +29,8 @@ enum class ReplyText { as_it_comes, at_the_end };
 /// Thread-compatible. Allocates nothing for a token without log-probabilities and with short text.
 class Reply {
  public:
-  /// REQUIRES: `prompt` and `request` as prepare leaves them.
-  Reply(const LlamaModel::Impl& model, GenerateRequest request, std::vector<TokenId> prompt,
-        ReplyText text);
+  /// REQUIRES: `prepared` and `request` as prepare leaves them.
+  Reply(const LlamaModel::Impl& model, GenerateRequest request, Prepared prepared, ReplyText text);
 
   /// Whether a share's logits must come to the host: the device cannot make what is asked of them.
   bool needs_logits(const sched::Share& share) const;
@@ -36,7 +41,10 @@ class Reply {
                              Sampler& sampler);
   /// The same where the device chose; -1: the logits are not finite.
   sched::Outcome take_id(TokenId id);
-  sched::Outcome fail(std::string message);
+  sched::Outcome fail(std::string message) {
+    return fail(Error{Code::internal, std::move(message)});
+  }
+  sched::Outcome fail(Error error);
   /// What happened since the last event. `end` none: the answer goes on.
   Event make_event(FinishReason end);
   /// The event that ends it before its time.
@@ -54,6 +62,7 @@ class Reply {
   std::vector<TokenId> ids_;  // the prompt, then the answer
   std::optional<Detokenizer> detokenizer_;
   StopMatcher stops_;
+  std::optional<constrain::Constraint> constraint_;
   bool text_at_end_;
   Event event_;  // the next one, being filled
 };

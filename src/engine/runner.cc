@@ -44,12 +44,13 @@ Runner::Runner(LlamaModel::Impl& model, std::int32_t prompt_rows)
   events_.reserve(outcomes_.capacity());
 }
 
-Result<sched::RequestId> Runner::add(GenerateRequest request, std::vector<TokenId> prompt,
+Result<sched::RequestId> Runner::add(GenerateRequest request, Prepared prepared,
                                      CachePartition partition, ReplyText text) {
   const std::int32_t max_tokens = request.max_tokens;
-  const bool prompt_logits = request.prompt_logprobs;
-  auto reply = std::make_unique<Reply>(model_, std::move(request), prompt, text);
-  const auto id = sched::submit(state_, {std::move(prompt), max_tokens, partition, prompt_logits});
+  const std::int32_t logits_from = request.prompt_logprobs ? request.prompt_logprobs_from - 1 : -1;
+  std::vector<TokenId> prompt = prepared.prompt;
+  auto reply = std::make_unique<Reply>(model_, std::move(request), std::move(prepared), text);
+  const auto id = sched::submit(state_, {std::move(prompt), max_tokens, partition, logits_from});
   if (id.ok()) entries_.push_back({*id, std::move(reply)});
   return id;
 }

@@ -24,10 +24,10 @@ class Runner {
   std::int32_t step_rows() const { return step_rows_; }     // of the last step
   std::uint64_t not_finite() const { return not_finite_; }  // answers that failed so
 
-  /// REQUIRES: `prompt` and `request` as prepare() leaves them. Error: what can never run
+  /// REQUIRES: `prepared` and `request` as prepare() leaves them. Error: what can never run
   /// (sched::check).
-  Result<sched::RequestId> add(GenerateRequest request, std::vector<TokenId> prompt,
-                               CachePartition partition, ReplyText text);
+  Result<sched::RequestId> add(GenerateRequest request, Prepared prepared, CachePartition partition,
+                               ReplyText text);
 
   /// Called with every event; a request's last has a finish_reason, and its id then means nothing.
   using OnEvent = std::function<void(sched::RequestId, Event&&)>;

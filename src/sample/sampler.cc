@@ -86,8 +86,17 @@ double log_sum_exp_from(std::span<const float> x, float largest) {
   return static_cast<double>(largest) + std::log(sum);
 }
 
+/// Blocks are looked through whole, which a vector unit does at once.
 TokenId first_equal(std::span<const float> x, float value) {
-  return static_cast<TokenId>(std::find(x.begin(), x.end(), value) - x.begin());
+  constexpr std::size_t kLook = 64;
+  std::size_t first = 0;
+  for (; first + kLook <= x.size(); first += kLook) {
+    std::int32_t found = 0;
+    for (std::size_t i = 0; i < kLook; ++i) found |= x[first + i] == value ? 1 : 0;
+    if (found != 0) break;
+  }
+  const auto rest = x.subspan(first);
+  return static_cast<TokenId>(std::find(rest.begin(), rest.end(), value) - x.begin());
 }
 
 float within_f32(float x) {
@@ -143,6 +152,11 @@ Status validate(const SamplingParams& p, std::int32_t vocab_size) {
   return validate_bias(p, vocab_size);
 }
 
+TokenId largest_logit(std::span<const float> logits) {
+  const Scan found = scan(logits);
+  return found.bad || found.largest == -kInfinity ? -1 : first_equal(logits, found.largest);
+}
+
 Sampler::Sampler(std::int32_t vocab_size)
     : scores_(static_cast<std::size_t>(vocab_size)),
       weights_(static_cast<std::size_t>(vocab_size)),
@@ -151,14 +165,19 @@ Sampler::Sampler(std::int32_t vocab_size)
 
 Result<Sample> Sampler::sample(std::span<const float> logits, const SamplingParams& params,
                                const SampleHistory& history, std::int64_t position,
-                               bool with_logprob) {
+                               bool with_logprob, std::span<const std::uint64_t> allowed) {
   const Scan raw = scan(logits);
   if (raw.bad || raw.largest == -kInfinity) return bad_logits(logits);
   TokenId id = 0;
-  if (params.temperature == 0.0f && !adjusts(params)) {
+  if (params.temperature == 0.0f && !adjusts(params) && allowed.empty()) {
     id = first_equal(logits, raw.largest);
   } else {
     adjust(logits, params, history);
+    if (!allowed.empty()) {
+      leave_only(allowed);
+      if (scan(scores_).largest == -kInfinity)
+        return Error{Code::internal, "no allowed token has a finite logit"};
+    }
     id = params.temperature == 0.0f
              ? first_equal(scores_, scan(scores_).largest)
              : draw(params, counter_uniform(params.seed, static_cast<std::uint64_t>(position)));
@@ -184,6 +203,11 @@ void Sampler::adjust(std::span<const float> logits, const SamplingParams& params
   }
   if (params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f)
     penalise_use(history.answer, params.presence_penalty, params.frequency_penalty);
+}
+
+void Sampler::leave_only(std::span<const std::uint64_t> allowed) {
+  for (std::size_t id = 0; id < scores_.size(); ++id)
+    if ((allowed[id / 64] >> (id % 64) & 1) == 0) scores_[id] = -kInfinity;
 }
 
 // counts_ marks the ids already penalised, so that each is only once.

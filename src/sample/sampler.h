@@ -29,6 +29,10 @@ struct Sample {
   float logprob = 0.0f;  // under softmax(logits) before temperature, bias and penalties
 };
 
+/// The id of the largest logit, the lower one of equals; -1 if one is not finite, as for
+/// Sampler::sample.
+TokenId largest_logit(std::span<const float> logits);
+
 /// Chooses one token. Holds its scratch so that sampling allocates nothing after construction.
 /// Not thread-safe; the result depends on the arguments alone.
 class Sampler {
@@ -40,11 +44,13 @@ class Sampler {
   /// the draw's inverse CDF run over the kept ids in ascending order, in double. A bias or penalty
   /// that would overflow f32 stops at the largest finite value. Without `with_logprob` its pass
   /// over the vocabulary is saved and Sample::logprob is 0. Error: internal when a logit is not
-  /// finite (-infinity is allowed if at least one is finite). REQUIRES: logits.size() ==
-  /// vocab_size, params validated.
+  /// finite (-infinity is allowed if at least one is finite). Unless `allowed` is empty, only
+  /// tokens with a bit in it are chosen from, as if the others' logits were -infinity;
+  /// log-probabilities stay those of all. REQUIRES: logits.size() == vocab_size, params validated,
+  /// `allowed` empty or a bit for each token.
   Result<Sample> sample(std::span<const float> logits, const SamplingParams& params,
                         const SampleHistory& history, std::int64_t position,
-                        bool with_logprob = true);
+                        bool with_logprob = true, std::span<const std::uint64_t> allowed = {});
 
   /// log softmax(logits)[id] and the `top_n` likeliest tokens. Allocates the answer.
   TokenLogprob logprob(std::span<const float> logits, TokenId id, int top_n);
@@ -52,6 +58,7 @@ class Sampler {
  private:
   void adjust(std::span<const float> logits, const SamplingParams& params,
               const SampleHistory& history);
+  void leave_only(std::span<const std::uint64_t> allowed);
   void penalise_repetition(std::span<const TokenId> ids, float penalty);
   void forget(std::span<const TokenId> ids);
   void penalise_use(std::span<const TokenId> answer, float presence, float frequency);

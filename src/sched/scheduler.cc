@@ -85,7 +85,8 @@ Result<RequestId> submit(State& state, Request request) {
   q.ids = std::move(request.prompt);
   q.prompt = ssize32(q.ids);
   q.max_tokens = request.max_tokens;
-  q.first_logit = request.prompt_logits ? 0 : q.prompt - 1;
+  q.first_logit =
+      request.logits_from < 0 ? q.prompt - 1 : std::min(request.logits_from, q.prompt - 1);
   q.ids.reserve(static_cast<std::size_t>(q.prompt + q.max_tokens));
   q.table = BlockTable(state.kv.pool().pages_for(positions(q.prompt, q.max_tokens)));
   state.sequences.push_back(std::move(q));

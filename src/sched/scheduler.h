@@ -38,7 +38,7 @@ struct Request {
   std::vector<TokenId> prompt;
   std::int32_t max_tokens = 0;
   CachePartition partition = 0;
-  bool prompt_logits = false;  // after every token of the prompt, not only the last
+  std::int32_t logits_from = -1;  // after the prompt's tokens from this one on; -1: its last
 };
 
 /// A request on its way. What it will ever need is reserved when it is submitted.

@@ -53,6 +53,11 @@ bool Tokenizer::is_control(TokenId id) const {
   return types_[static_cast<std::size_t>(id)] == kTypeControl;
 }
 
+bool Tokenizer::is_text(TokenId id) const {
+  const std::int32_t type = types_[static_cast<std::size_t>(id)];
+  return type != kTypeControl && type != kTypeUserDefined && type != kTypeUnknown;
+}
+
 bool Tokenizer::ends_text(TokenId id) const {
   return std::binary_search(end_ids_.begin(), end_ids_.end(), id);
 }

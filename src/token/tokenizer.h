@@ -51,6 +51,8 @@ class Tokenizer {
   /// The vocabulary's own spelling of a token ("Ġthe", "▁the", "<0x0A>").
   std::string_view token(TokenId id) const { return tokens_[static_cast<std::size_t>(id)]; }
   bool is_control(TokenId id) const;
+  /// Neither control nor user-defined nor the unknown token: text that a model spells.
+  bool is_text(TokenId id) const;
   TokenId bos() const { return bos_; }  // -1: none
   TokenId eos() const { return eos_; }  // -1: none
   /// Ids that end a text: eos, eot, and tokens such as <|im_end|>, <|eot_id|>, <|end|>.

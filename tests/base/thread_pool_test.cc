@@ -52,5 +52,24 @@ TEST(ThreadPool, SleepersWakeUp) {
   EXPECT_EQ(done.load(), 50);
 }
 
+// Waiting threads do idle work, each under its own number, and jobs still run.
+TEST(ThreadPool, WaitingThreadsDoIdleWork) {
+  struct Seen {
+    std::atomic<int> calls[3] = {};
+  } seen;
+  ThreadPool pool(3, {[](void* context, int thread) {
+                        static_cast<Seen*>(context)->calls[thread].fetch_add(1);
+                      },
+                      &seen});
+  std::atomic<int> done{0};
+  for (int i = 0; i < 20; ++i)
+    pool.run(3, [&](int chunk, int) {  // the caller waits for the slowest
+      std::this_thread::sleep_for(std::chrono::milliseconds(chunk == 2 ? 5 : 1));
+      done.fetch_add(1);
+    });
+  EXPECT_EQ(done.load(), 60);
+  for (const auto& calls : seen.calls) EXPECT_GT(calls.load(), 0);
+}
+
 }  // namespace
 }  // namespace herd

@@ -13,8 +13,9 @@ namespace {
 using nlohmann::json;
 
 const std::string kModel = data("tiny-gqa-Q4_K_M.gguf");
-const std::vector<std::string> kCommands = {"generate", "tokenize", "logits",    "inspect",
-                                            "plan",     "bench",    "make-model"};
+const std::vector<std::string> kCommands = {"generate",   "tokenize", "render",   "logits",
+                                            "inspect",    "plan",     "bench",    "make-model",
+                                            "perplexity", "score",    "fidelity", "verify"};
 
 /// One line on stderr, "herd: ...", with `part` in it; nothing on stdout.
 void expect_one_error(const Outcome& run, int status, const std::string& part) {
@@ -49,6 +50,10 @@ TEST(Cli, HelpNamesEveryCommandAndTheExitStatuses) {
     EXPECT_NE(run.out.find(command), std::string::npos) << command;
   for (const char* status : {"0", "1", "2", "130"})
     EXPECT_NE(run.out.find(status), std::string::npos);
+}
+
+TEST(Cli, AnUnknownCommandIsNamed) {
+  expect_one_error(herd({"genrate", "-m", kModel}), 2, "no command 'genrate'; there are generate");
 }
 
 TEST(Cli, EveryCommandHasHelpWithAnExample) {

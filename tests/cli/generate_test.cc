@@ -270,5 +270,33 @@ TEST(CliGenerate, CtrlCPrintsALineForEveryPrompt) {
   EXPECT_EQ(got.back()["ids"], json::array());
 }
 
+// ---- formats ----
+
+TEST(CliGenerate, AnswersAreWhatTheSchemaFileAsks) {
+  Folder folder;
+  const std::string schema = folder.write("schema.json", R"({"type": "object", "properties": {"n":
+      {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"]})");
+  const auto got = answers({"-p", "a", "-p", "b", "-n", "60", "--json-schema", schema});
+  ASSERT_EQ(got.size(), 2u);
+  for (const json& answer : got) {
+    EXPECT_EQ(answer["finish_reason"], "stop");
+    const json value = json::parse(answer["text"].get<std::string>());
+    EXPECT_TRUE(value["n"] >= 0 && value["n"] <= 9 && value.size() == 1) << value;
+  }
+  const auto object = answers({"-p", "a", "-n", "3", "--json-object"});
+  EXPECT_EQ(object[0]["text"].get<std::string>().find_first_not_of(" \n\t"),
+            object[0]["text"].get<std::string>().find('{'));
+}
+
+TEST(CliGenerate, ASchemaThatCannotBeHeldIsNamed) {
+  Folder folder;
+  const std::string schema = folder.write("s.json", R"({"type": "string", "pattern": "x"})");
+  const Outcome refused = herd(command({"-p", "a", "--json-schema", schema}));
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.err.find("keyword \"pattern\" is not supported"), std::string::npos);
+  EXPECT_EQ(herd(command({"-p", "a", "--json-schema", folder / "none"})).status, 1);
+  EXPECT_EQ(herd(command({"-p", "a", "--json-schema", schema, "--json-object"})).status, 2);
+}
+
 }  // namespace
 }  // namespace herd::test

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,6 +57,7 @@ class Folder {
 struct Outcome {
   int status = -1;  // exit status; 1000 + signal if a signal ended it
   std::string out, err;
+  std::int64_t peak_bytes = 0;  // the most memory it had resident; of wait() alone
 };
 
 /// One run of the program, from start to wait().
@@ -99,11 +101,12 @@ class Process {
   }
   Outcome wait() {
     if (pid_ > 0) {
-      ::waitpid(pid_, &raw_, 0);
+      ::wait4(pid_, &raw_, 0, &usage_);
       ended();
     }
     const int status = WIFEXITED(raw_) ? WEXITSTATUS(raw_) : 1000 + WTERMSIG(raw_);
-    return {status, folder_.read("out"), folder_.read("err")};
+    return {status, folder_.read("out"), folder_.read("err"),
+            std::int64_t{usage_.ru_maxrss} * 1024};
   }
 
  private:
@@ -118,6 +121,7 @@ class Process {
   Folder folder_;
   pid_t pid_ = -1;
   int raw_ = 0;
+  struct rusage usage_ = {};
 };
 
 inline Outcome herd(const std::vector<std::string>& arguments, const std::string& input = "") {

@@ -1,4 +1,5 @@
-// Any bytes as a prompts file of `herd generate` and as a case of `herd render`.
+// Any bytes as a prompts file of `herd generate`, a score file of `herd score` and a case of `herd
+// render`.
 #include "fuzz.h"
 
 #include <string>
@@ -14,6 +15,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     check(entry.error.find('\n') == std::string::npos);
     check(entry.error.empty() || request.prompt.empty());
     for (const herd::TokenId id : request.ids) check(id >= 0 && id <= 1 << 30);
+  }
+  for (const cli::ScoreEntry& entry : cli::parse_scores(text)) {
+    check(entry.error.find('\n') == std::string::npos);
+    for (const auto* ids : {&entry.context_ids, &entry.continuation_ids})
+      for (const herd::TokenId id : *ids) check(id >= 0 && id <= 1 << 30);
   }
   for (const herd::ChatFile& file : {herd::ChatFile{}, herd::ChatFile{"", "<s>", "</s>"}}) {
     const auto given = cli::parse_case(text, file);

@@ -338,5 +338,49 @@ TEST(Validate, NamesFieldValueAndRange) {
   EXPECT_TRUE(validate(many, 10).ok());
 }
 
+// ---- only allowed tokens ----
+
+std::vector<std::uint64_t> mask_of(std::size_t vocab, const std::vector<TokenId>& ids) {
+  std::vector<std::uint64_t> mask((vocab + 63) / 64, 0);
+  for (const TokenId id : ids) mask[static_cast<std::size_t>(id) / 64] |= 1ull << (id % 64);
+  return mask;
+}
+
+TEST(SamplerAllowed, ChoosesAsIfTheOthersWereImpossible) {
+  constexpr std::size_t kVocab = 100;
+  const std::vector<TokenId> allowed = {3, 64, 65, 99};
+  Sampler sampler(kVocab);
+  for (int seed = 0; seed < 200; ++seed) {
+    std::vector<float> logits, others_gone;
+    for (std::size_t i = 0; i < kVocab; ++i)
+      logits.push_back(
+          static_cast<float>(6 * counter_uniform(static_cast<std::uint64_t>(seed), i)));
+    others_gone.assign(kVocab, -std::numeric_limits<float>::infinity());
+    for (const TokenId id : allowed)
+      others_gone[static_cast<std::size_t>(id)] = logits[static_cast<std::size_t>(id)];
+    SamplingParams p;
+    p.temperature = seed % 4 == 0 ? 0.0f : 1.0f;
+    p.top_k = seed % 3;
+    p.top_p = seed % 5 == 0 ? 0.7f : 1.0f;
+    p.repetition_penalty = seed % 7 == 0 ? 1.5f : 1.0f;
+    p.seed = static_cast<std::uint64_t>(seed);
+    const std::vector<TokenId> history = {3, 4};
+    const auto got = sampler.sample(logits, p, {history, {}}, seed, true, mask_of(kVocab, allowed));
+    const auto expected = sampler.sample(others_gone, p, {history, {}}, seed, false);
+    ASSERT_TRUE(got.ok() && expected.ok()) << "seed " << seed;
+    EXPECT_EQ(got->id, expected->id) << "seed " << seed;
+    // The log-probability is that among all tokens.
+    EXPECT_EQ(got->logprob, sampler.logprob(logits, got->id, 0).logprob);
+  }
+}
+
+TEST(SamplerAllowed, NothingPossibleIsAnError) {
+  Sampler sampler(4);
+  const float none = -std::numeric_limits<float>::infinity();
+  const std::vector<float> logits = {1.0f, none, 2.0f, none};
+  EXPECT_FALSE(sampler.sample(logits, {}, {}, 0, false, mask_of(4, {1, 3})).ok());
+  EXPECT_FALSE(sampler.sample(logits, {}, {}, 0, false, mask_of(4, {})).ok());
+}
+
 }  // namespace
 }  // namespace herd

@@ -114,7 +114,8 @@ class Play {
       for (const TokenId id : random_ids(dice_.roll(1, 6))) request.prompt.push_back(id);
     request.max_tokens = dice_.roll(0, 16);
     request.partition = dice_.one_in(4) ? 1 : 0;
-    request.prompt_logits = dice_.one_in(5);
+    if (dice_.one_in(5))
+      request.logits_from = dice_.roll(0, static_cast<std::int32_t>(request.prompt.size()) - 1);
     const std::int32_t copies = dice_.one_in(4) ? 3 : 1;  // samples of one prompt
     for (std::int32_t i = 0; i < copies; ++i) submit_one(request);
   }
@@ -129,8 +130,9 @@ class Play {
     }
     Client& c = clients_[*id];
     c.request = request;
-    c.initial_logit =
-        request.prompt_logits ? 0 : static_cast<std::int32_t>(request.prompt.size()) - 1;
+    c.initial_logit = request.logits_from >= 0
+                          ? request.logits_from
+                          : static_cast<std::int32_t>(request.prompt.size()) - 1;
     c.alone = test::answer_alone(request.prompt, request.max_tokens);
     c.stops = dice_.one_in(2);
     c.reads = !dice_.one_in(8);

@@ -31,8 +31,8 @@ class Driver {
   explicit Driver(const Limits& limits = kLimits) : state(limits), model_(limits) {}
 
   RequestId ask(Ids prompt, std::int32_t max_tokens, CachePartition partition = 0,
-                bool prompt_logits = false) {
-    const auto id = submit(state, {std::move(prompt), max_tokens, partition, prompt_logits});
+                std::int32_t logits_from = -1) {
+    const auto id = submit(state, {std::move(prompt), max_tokens, partition, logits_from});
     EXPECT_TRUE(id.ok()) << id.error().message;
     partitions_[*id] = partition;
     return *id;
@@ -270,7 +270,7 @@ TEST(Scheduler, PromptLogitsComeOnceForEveryToken) {
   Driver d;
   d.ask(ids(20, 1), 1);
   d.run();
-  const RequestId id = d.ask(ids(20, 1), 2, 0, /*prompt_logits=*/true);
+  const RequestId id = d.ask(ids(20, 1), 2, 0, /*logits_from=*/0);
   for (const std::int32_t expected : {8, 8, 4}) {  // the cache knows the page, not its logits
     const Plan& p = d.step();
     EXPECT_EQ(p.shares[0].n_rows, expected);

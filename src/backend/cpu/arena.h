@@ -27,7 +27,7 @@ class Arena {
  private:
   struct Block {
     std::byte* memory;
-    std::int64_t bytes, used;
+    std::int64_t bytes, used, touched;  // touched: used at some time, may be other than zero
   };
   struct Piece {
     std::size_t block;    // it stands in

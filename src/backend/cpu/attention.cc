@@ -29,7 +29,7 @@ void CpuBackend::attention(const AttentionArgs& args) {
   std::int32_t tasks = 0;
   for (const BatchSequence& s : batch.sequences)
     tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
-  pool_.run(tasks, [&](int task, int thread) {
+  pool_.run(tasks, ThreadPool::Deal::turns, [&](int task, int thread) {
     std::size_t i = 0;  // which sequence: few of them, so a walk is enough
     std::int32_t left = task;
     for (; left >= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile; ++i)

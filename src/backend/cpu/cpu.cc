@@ -48,7 +48,13 @@ const KernelTable& widest_table() {
   return *present_tables().front();
 }
 
-CpuBackend::CpuBackend(const KernelTable& table, int threads) : table_(table), pool_(threads) {}
+CpuBackend::CpuBackend(const KernelTable& table, int threads)
+    : table_(table),
+      ahead_{.threads = std::vector<Ahead::Progress>(static_cast<std::size_t>(threads))},
+      pool_(threads, {[](void* backend, int thread) {
+                        static_cast<CpuBackend*>(backend)->read_ahead(thread);
+                      },
+                      this}) {}
 
 std::string CpuBackend::description() const {
   return fmt::format("cpu {}, {} thread{}", to_string(table_.isa), pool_.threads(),
@@ -110,6 +116,8 @@ Result<void*> CpuBackend::allocate(std::int64_t bytes) {
 }
 
 void CpuBackend::release_to(MemoryMark mark) {
+  ahead_.data = nullptr;
+  last_product_ = -1;
   matrices_.resize(std::min(matrices_.size(), mark.matrices));
   weights_.release_to(matrices_.size());
   while (buffers_.size() > mark.buffers) buffers_.pop_back();

@@ -1,6 +1,7 @@
 // The CPU backend: packed weights, a paged KV pool, and ops shared out between threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -32,6 +33,7 @@ struct Matrix {
   std::int32_t rows, columns, panels;
   std::int64_t panel_bytes;
   std::byte* data;
+  std::int32_t next = -1;  // the first matrix of the product that followed its own the last time
 };
 
 class CpuBackend final : public Backend {
@@ -96,6 +98,19 @@ class CpuBackend final : public Backend {
     float* out[3];
     bool add;
   };
+  /// The matrix that comes next, and how far each thread has asked for its share. Asking
+  /// for a wrong address does no harm, so the fields need not agree while they change.
+  struct Ahead {
+    std::atomic<const std::byte*> data{nullptr};
+    std::atomic<std::int64_t> bytes{0};
+    struct alignas(64) Progress {
+      const std::byte* data = nullptr;
+      std::int64_t at = 0;
+    };
+    std::vector<Progress> threads;
+  };
+  void look_ahead(const ProductArgs& args);
+  void read_ahead(int thread);
   void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
   void store(const RopeStoreArgs& args);
   void products(const ProductArgs& args);
@@ -118,10 +133,12 @@ class CpuBackend final : public Backend {
   void for_each(std::int64_t n, std::int64_t cost_each, Body&& body);
 
   const KernelTable& table_;
+  Ahead ahead_;  // read by the pool's threads
   ThreadPool pool_;
   Counters counters_;
   std::vector<Matrix> matrices_;
-  Arena weights_;  // a piece for each matrix
+  std::int32_t last_product_ = -1;  // its first matrix
+  Arena weights_;                   // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
   const Batch* batch_ = nullptr;  // of the step under way

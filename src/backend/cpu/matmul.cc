@@ -8,6 +8,10 @@ namespace {
 
 constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
 
+constexpr std::int32_t kReadAheadRows = 4;           // up to here a product is bound by reading
+constexpr std::int64_t kReadAheadBytes = 128 << 10;  // per thread: a part of its own cache
+constexpr int kReadAheadLines = 8;                   // at a time
+
 /// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
 struct TileRows {
   std::int32_t first, rows;
@@ -49,11 +53,10 @@ void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int
       to[std::int64_t{k} * rows + r] = x[std::int64_t{r} * columns + k];
 }
 
-/// Panels handed to a thread at a time: enough to amortise the hand-out, few enough to balance.
-std::int32_t panels_per_chunk(std::int64_t panels, int threads, std::int32_t least) {
-  std::int64_t wanted = panels / (std::int64_t{8} * threads);
-  wanted = std::clamp<std::int64_t>(wanted, least, 64);
-  return static_cast<std::int32_t>((wanted + least - 1) / least * least);
+/// Panels handed to a thread at a time, up to `most`: enough to amortise the hand-out, few enough
+/// to balance.
+std::int32_t panels_per_chunk(std::int32_t panels, int threads, std::int32_t most) {
+  return std::clamp(panels / (8 * threads), 2, most) / 2 * 2;
 }
 
 }  // namespace
@@ -68,11 +71,43 @@ void CpuBackend::products(const ProductArgs& args) {
     ++counters_.matmuls;
   }
   if (args.rows == 0) return;
+  look_ahead(args);
   sum_inputs(args);
   if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
     matmul_fused(args);
   else
     matmul_tiled(args);
+}
+
+/// Steps run the same products in the same order, so what came next the last time is what to fetch
+/// while a thread waits: at few rows a step is bound by the reading of weights, and waiting for the
+/// other threads, or for an op too small to share, would be time in which nothing is read.
+void CpuBackend::look_ahead(const ProductArgs& args) {
+  const std::int32_t first = args.weights[0].index;
+  if (last_product_ >= 0) matrices_[static_cast<std::size_t>(last_product_)].next = first;
+  last_product_ = first;
+  const std::int32_t next = matrix(args.weights[0]).next;
+  if (next < 0 || args.rows > kReadAheadRows) {
+    ahead_.data.store(nullptr, std::memory_order_relaxed);
+    return;
+  }
+  const Matrix& m = matrix({next});
+  ahead_.bytes.store(m.panels * m.panel_bytes, std::memory_order_relaxed);
+  ahead_.data.store(m.data, std::memory_order_relaxed);
+}
+
+/// A few lines more of this thread's share of the coming matrix.
+void CpuBackend::read_ahead(int thread) {
+  const std::byte* data = ahead_.data.load(std::memory_order_relaxed);
+  Ahead::Progress& progress = ahead_.threads[static_cast<std::size_t>(thread)];
+  if (progress.data != data) progress = {data, 0};
+  if (data == nullptr || progress.at >= kReadAheadBytes) return;
+  const std::int64_t bytes = ahead_.bytes.load(std::memory_order_relaxed);
+  const std::int64_t at = bytes / pool_.threads() * thread / 64 * 64 + progress.at;
+  if (at < bytes)
+    for (int line = 0; line < kReadAheadLines; ++line)
+      __builtin_prefetch(data + at + line * 64, 0, 2);
+  progress.at += kReadAheadLines * 64;
 }
 
 /// Sums of each group of inputs, for every size of group among the weights that have mins.
@@ -155,7 +190,7 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 4);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
 
@@ -189,7 +224,7 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
   std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 2);
+  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 64);
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
 

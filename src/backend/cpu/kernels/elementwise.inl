@@ -17,15 +17,6 @@ INLINE F exp_f(F x) {
   return if_less(set1(C::kMax), x, set1(__builtin_inff()), y);
 }
 
-/// tree16 of docs/numerics.md.
-INLINE float tree_sum(F v) {
-  float s[16];
-  store(s, v);
-  for (int step = 8; step > 0; step /= 2)
-    for (int l = 0; l < step; ++l) s[l] = s[l] + s[l + step];
-  return s[0];
-}
-
 /// The first n <= 16 floats, zeros after.
 INLINE F load_part(const float* x, std::int32_t n) {
   if (n >= 16) return load(x);
