@@ -194,7 +194,7 @@ herd::Result<Conversation> start_conversation(const Flags& flags) {
   }
   if (!file.ok() && file.error().code == herd::Code::not_found)
     return herd::Error{herd::Code::not_found,
-                       fmt::format("{}: no chat template in it; give one with --chat-template FILE",
+                       fmt::format("{}: no chat template in it; give one with --template FILE",
                                    flags.model.path)};
   if (!file.ok()) return file.error();
   auto parsed = herd::ChatTemplate::parse(file->chat_template);

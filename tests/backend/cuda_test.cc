@@ -1,5 +1,7 @@
 // The cuda backend's ops against the reference within the rounding of halves, and against
 // themselves bit for bit. Skipped where there is no device.
+#include <cstring>
+
 #include "backend/backends.h"
 
 namespace herd::testing {
@@ -83,6 +85,41 @@ TEST_F(Cuda, MatmulOfEveryType) {
       EXPECT_FALSE(!(error < 1e-3)) << error;
       cuda_->release_to(mark);
     }
+  }
+}
+
+/// Sums of long rows go through other kernels, blocks and splits when there are many: every row
+/// must come out as it does alone. Several times, since what goes wrong here goes wrong now and
+/// then.
+TEST_F(Cuda, RowsOfLargeProductsEqualThemselvesAlone) {
+  const std::uint64_t seed = 72;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random(seed);
+  const std::int32_t columns = 4096, outputs = 4096, most = 300;
+  const auto x = rounded(random.floats(std::size_t{most} * columns));
+  for (const quant::Type type : {quant::Type::F16, quant::Type::Q8_0, quant::Type::Q4_K}) {
+    SCOPED_TRACE(std::string(quant::type_info(type).name));
+    const MemoryMark mark = cuda_->mark();
+    const auto blocks = random_blocks(type, outputs, columns, random);
+    const auto id = cuda_->load_matrix(source_of(blocks, type, outputs, columns));
+    ASSERT_TRUE(id.ok());
+    auto* in = static_cast<std::byte*>(activations(*cuda_, x));
+    auto* out = put(*cuda_, std::vector<float>(std::size_t{most} * outputs, kPoison));
+    const auto run = [&](std::int32_t first, std::int32_t rows) {
+      cuda_->matmul({in + std::int64_t{2} * first * columns, rows, 1, {*id}, {out}});
+      return floats(*cuda_, out, static_cast<std::size_t>(rows) * outputs);
+    };
+    std::vector<std::vector<float>> alone;
+    for (std::int32_t r = 0; r < most; r += 13) alone.push_back(run(r, 1));
+    for (const std::int32_t rows : {20, 64, 129, 160, 257, 300, 300, 300}) {
+      const auto all = run(0, rows);
+      for (std::int32_t r = 0; r < rows; r += 13)
+        EXPECT_EQ(std::memcmp(&all[static_cast<std::size_t>(r) * outputs],
+                              alone[static_cast<std::size_t>(r / 13)].data(), outputs * 4),
+                  0)
+            << "row " << r << " of " << rows;
+    }
+    cuda_->release_to(mark);
   }
 }
 

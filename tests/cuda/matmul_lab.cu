@@ -177,9 +177,23 @@ std::vector<float> exact_weights(const Matrix& m) {
   herd::quant::dequantize(m.packed.type, std::as_bytes(std::span(raw)), w);
   return w;
 }
+/// One for all calls, which follow each other.
+void give_workspace(MatmulCall& c) {
+  static std::size_t size = 0;
+  static void* p = nullptr;
+  const std::size_t need = herd::cuda::workspace_bytes(c.rows, 16384);
+  if (need > size) {
+    CUDA(cudaDeviceSynchronize());
+    CUDA(cudaFree(p));
+    CUDA(cudaMalloc(&p, size = need));
+    CUDA(cudaMemset(p, 0, size));
+  }
+  c.workspace = p, c.workspace_size = size;
+}
 MatmulCall call_of(const PackedMatrix& w, const __half* x, int rows, void* out) {
   MatmulCall c;
   c.weights[0] = &w, c.n_weights = 1, c.x = x, c.rows = rows, c.out[0] = out;
+  give_workspace(c);
   return c;
 }
 const char* name(Path p) {
@@ -317,8 +331,6 @@ void check_epilogues(Type a, Type b, int n, int k, int rows, Path path) {
 
   CUDA(cudaMemset(h.p, 0xFF, outs * 2));
   c.epilogue = Epilogue::SWIGLU_F16, c.n_weights = 2, c.weights[1] = &u.packed;
-  Device<std::uint8_t> work(herd::cuda::workspace_bytes(c));
-  c.workspace = work.p;
   CUDA(herd::cuda::matmul_on(path, c, 0));
   hh = h.host();
   for (std::size_t i = 0; i < outs; ++i) {
@@ -380,6 +392,11 @@ void check_bits(Type type, int n, int k, const std::vector<int>& counts, bool ho
 }
 
 int check(bool hopper) {
+  if (std::getenv("LAB_BITS") != nullptr) {
+    for (int i = 0; i < 3; ++i)
+      check_bits(Type::F16, 4096, 4096, {129, 160, 256, 257, 300, 512, 1000}, hopper);
+    return failures != 0;
+  }
   std::vector<Path> paths = {Path::mma};
   if (hopper) paths.push_back(Path::wgmma);
   for (const TypeInfo& info : herd::quant::kTypes)
@@ -527,12 +544,16 @@ void time_shape(const Shape& s, Type type, const std::vector<int>& row_counts, d
   if (cublas && cublas->handle)
     fill_x<<<unsigned((dense.n + 255) / 256), 256>>>(dense.p, (long long)dense.n, 3);
   const char* limit = std::getenv("LAB_MAX_ROWS");
+  MatmulCall space;
+  space.rows = most;
+  give_workspace(space);
   for (const int rows : row_counts) {
     if (limit != nullptr && rows > std::atoi(limit)) continue;
     const double us =
         microseconds(std::max(copies, rows > 256 ? 4 : 20), [&](int i, cudaStream_t st) {
           MatmulCall c;
           c.n_weights = each, c.x = x.p, c.rows = rows;
+          c.workspace = space.workspace, c.workspace_size = space.workspace_size;
           long long at = 0;
           for (int j = 0; j < each; ++j) {
             c.weights[j] = &matrices[i % copies * each + j].packed;

@@ -269,8 +269,9 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
   constexpr int kTilesPerSplit = kSplitKeys / kTileKeys;
   const BatchSequence& s = item.sequence;
   const int group = a.heads / a.pool.kv_heads;
-  const PairRow rows[2] = {pair_row(s, lane / 4, group, kv_head, a.heads, a.pool.head_size),
-                           pair_row(s, lane / 4 + 8, group, kv_head, a.heads, a.pool.head_size)};
+  const PairRow rows[2] = {
+      pair_row(s, lane / 4, group, kv_head, a.heads, a.pool.head_size),
+      Half ? PairRow{0, 0} : pair_row(s, lane / 4 + 8, group, kv_head, a.heads, a.pool.head_size)};
   const int visible[2] = {rows[0].visible, rows[1].visible};
   std::uint32_t q[Size / 16][4];
   load_queries<Size>(a.q, rows, a.pool.head_size, lane, q);
@@ -309,7 +310,7 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
 
 template <int Size>
 __global__ void __launch_bounds__(32) attend_few(AttentionLaunch a) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(256) unsigned char shared[];
   const int lane = threadIdx.x, work = a.step.counts->few_items * a.pool.kv_heads;
   const unsigned ring = shared_address(shared);
   const unsigned barriers = ring + kRingTiles * Fetcher<Size>::kTileBytes;
@@ -346,7 +347,7 @@ constexpr int kBlockThreads = kPrefillRows / kWarpRows * 32;
 
 template <int Size>
 __global__ void __launch_bounds__(kBlockThreads, 1) attend_many(AttentionLaunch a) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(256) unsigned char shared[];
   let_next_start();
   wait_for_inputs();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, kv_head = blockIdx.x;

@@ -65,9 +65,12 @@ __device__ inline float quad_sum(float x) {
 __host__ __device__ constexpr int swizzled(int size, int position, int chunk) {
   return size >= 64 ? chunk ^ (position & 7) : chunk ^ ((position >> 1) & 3);
 }
+/// Where a lane finds chunk `odd` (0 or 1) of row `key` (below 16) in a tile, which is aligned to a
+/// row: other even chunks c are at `^ 16 c`, rows 8 n further down at `+ 16 n Size`. So a tile's
+/// addresses take one instruction for 8 of them, and no registers from tile to tile.
 template <int Size>
-__device__ std::uint32_t chunk_offset(int key, int chunk) {
-  return static_cast<std::uint32_t>(key * (Size / 8) + swizzled(Size, key, chunk)) * 16;
+__device__ std::uint32_t chunk_address(std::uint32_t tile, int key, int odd) {
+  return tile + static_cast<std::uint32_t>(key * (Size / 8) + swizzled(Size, key, odd)) * 16;
 }
 
 /// Where a tile's keys (or values) are: two runs of 32 positions.
@@ -110,12 +113,14 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
 #pragma unroll
   for (int n = 0; n < 8; ++n)
     for (int e = 0; e < 4; ++e) s[n][e] = 0;
+  const std::uint32_t first = chunk_address<Size>(keys, lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int k = 0; k < Size / 16; ++k) {  // outside, so that a sum waits for nobody
+    const std::uint32_t at = first ^ (k * 32);
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       std::uint32_t b[4];
-      load_4(b, keys + chunk_offset<Size>(n * 8 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+      load_4(b, at + n * 16 * Size);
       multiply_add(s[n], q[k], b[0], b[1]);
       multiply_add(s[n + 1], q[k], b[2], b[3]);
     }
@@ -174,13 +179,13 @@ __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&vis
 template <int Size>
 __device__ void values_of_tile(const std::uint32_t (&p)[4][4], std::uint32_t values, int lane,
                                Span<Size>& span) {
+  const std::uint32_t first = chunk_address<Size>(values, lane / 8 % 2 * 8 + lane % 8, lane / 16);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
 #pragma unroll
     for (int n = 0; n < Size / 8; n += 2) {
       std::uint32_t b[4];
-      load_4_transposed(
-          b, values + chunk_offset<Size>(k * 16 + lane / 8 % 2 * 8 + lane % 8, n + lane / 16));
+      load_4_transposed(b, (first ^ (n * 16)) + k * 32 * Size);
       multiply_add(span.o[n], p[k], b[0], b[1]);
       multiply_add(span.o[n + 1], p[k], b[2], b[3]);
     }

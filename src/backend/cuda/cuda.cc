@@ -265,6 +265,18 @@ void CudaBackend::rms_norm(const RmsNormArgs& args) {
   launched("rms_norm");
 }
 
+/// The products' memory, for so many rows of gate and up.
+void CudaBackend::reserve_workspace(std::int32_t rows, std::int32_t outputs) {
+  const auto need = static_cast<std::int64_t>(workspace_bytes(rows, outputs));
+  if (need <= workspace_size_) return;
+  settle();
+  drop_graphs();
+  workspace_ = allocate_device(need);
+  workspace_size_ = workspace_ == nullptr ? 0 : need;
+  if (workspace_ == nullptr) return note(cudaErrorMemoryAllocation, "matmul's workspace");
+  note(cudaMemsetAsync(workspace_.get(), 0, static_cast<std::size_t>(need), stream_), "matmul");
+}
+
 void CudaBackend::matmul(const MatmulArgs& args) {
   if (args.rows == 0) return;
   MatmulCall call;
@@ -284,15 +296,10 @@ void CudaBackend::matmul(const MatmulArgs& args) {
   call.epilogue = args.epilogue == herd::Epilogue::store ? Epilogue::F32
                   : args.epilogue == herd::Epilogue::add ? Epilogue::F32_ADD
                                                          : Epilogue::SWIGLU_F16;
-  const auto need = static_cast<std::int64_t>(workspace_bytes(call));
-  if (need > workspace_size_) {  // gate and up of different layouts: once, before any recording
-    settle();
-    drop_graphs();
-    workspace_ = allocate_device(need);
-    workspace_size_ = workspace_ == nullptr ? 0 : need;
-    if (workspace_ == nullptr) return note(cudaErrorMemoryAllocation, "matmul's workspace");
-  }
+  const bool swiglu = call.epilogue == Epilogue::SWIGLU_F16;
+  reserve_workspace(args.rows, swiglu ? call.weights[0]->rows : 0);  // there, within a model
   call.workspace = workspace_.get();
+  call.workspace_size = static_cast<std::size_t>(workspace_size_);
   note(cuda::matmul(call, stream_), "matmul");
   launched("matmul");
 }

@@ -102,6 +102,7 @@ class CudaBackend final : public Backend {
 
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
   Status read_rows(const MatrixSource& source, Matrix& m);
+  void reserve_workspace(std::int32_t rows, std::int32_t outputs);
 
   /// Memory of the ops, in bytes, and how many split results and counters it holds.
   struct Scratch {

@@ -63,24 +63,20 @@ __device__ __forceinline__ std::uint64_t descriptor(unsigned address) {
   return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | std::uint64_t{1} << 16 |
          std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
 }
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+/// Adds one; what this thread has seen written comes before it, what it reads later after it.
+__device__ __forceinline__ int count_up(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return static_cast<int>(before);
 }
-__device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ float4 remote_float4(unsigned address, unsigned rank) {
-  float4 v;
-  asm volatile(
-      "{.reg .u32 remote; mapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];}"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(address), "r"(rank)
-      : "memory");
-  return v;
+
+__device__ __forceinline__ int load_acquire(const unsigned* p) {
+  unsigned v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return static_cast<int>(v);
 }
 
 // d (64 outputs by N tokens) = a (registers) times b (shared memory), plus d if `add`. The lists

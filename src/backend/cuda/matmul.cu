@@ -8,6 +8,12 @@ namespace {
 
 constexpr int kMaxRows = 65535 * 32;
 
+/// A workspace holds meetings and sums of chains, for each of three launches that run side by side,
+/// and then gate and up where they cannot meet in one kernel.
+constexpr int kMeetings = 1024;
+constexpr std::size_t kMeetingBytes = 3 * kMeetings * sizeof(Meeting);
+constexpr std::size_t kPartialBytes = std::size_t{34} << 20;
+
 __global__ void swiglu_kernel(const float* gate, const float* up, __half* out, int n, int stride) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
@@ -66,7 +72,9 @@ template <Layout L>
 cudaError_t run_layout(Path path, const Work& work, const DeviceLimits& limits,
                        cudaStream_t stream) {
   if (path == Path::wgmma && !limits.wgmma) return cudaErrorInvalidDevice;
-  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > 16))
+  // Inputs of more than eight rows of a long matrix do not fit beside the ring of few rows.
+  const int few = work.columns >= 8192 ? 8 : 16;
+  if (path == Path::wgmma || (path == Path::automatic && limits.wgmma && work.rows > few))
     return wgmma_matmul<L>(work, limits, stream);
   return stream_matmul<L>(work, limits, stream);
 }
@@ -86,20 +94,42 @@ cudaError_t run(Path path, Layout layout, const Work& work, const DeviceLimits& 
   return cudaErrorInvalidValue;
 }
 
+long long bytes_of(const PackedMatrix& m) {
+  return packed_bytes(m.type, m.rows, m.columns);
+}
+
+/// The workspace, handed to one launch after the other.
+struct Room {
+  Meeting* meetings = nullptr;
+  float* partials = nullptr;
+
+  explicit Room(const MatmulCall& call) {
+    if (call.workspace == nullptr || call.workspace_size < kMeetingBytes + kPartialBytes) return;
+    meetings = static_cast<Meeting*>(call.workspace);
+    partials = reinterpret_cast<float*>(static_cast<std::byte*>(call.workspace) + kMeetingBytes);
+  }
+  void give(Work& work, bool only) {
+    if (meetings == nullptr) return;
+    work.meetings = meetings, work.partials = partials;
+    work.n_meetings = kMeetings;
+    work.n_partials = static_cast<long long>(kPartialBytes / 256) / (only ? 1 : 3) * 64;
+    meetings += work.n_meetings, partials += work.n_partials;
+  }
+};
+
 }  // namespace
 
 int chains(quant::Type type, int rows, int columns) {
-  const int wanted = rows <= 8192 ? kMostChains : rows <= 32768 ? 2 : 1;
+  const int wanted = rows > 8192 ? 1 : columns >= 8192 ? kMostChains : 4;
   const int tiles = (columns + tile_k(layout_of(type)) - 1) / tile_k(layout_of(type));
   int c = 1;
   while (2 * c <= wanted && 2 * c <= tiles && 512 * c <= columns) c *= 2;
   return c;
 }
 
-std::size_t workspace_bytes(const MatmulCall& call) {
-  if (!swiglu_apart(call)) return 0;
-  return sizeof(float) * 2 * static_cast<std::size_t>(call.rows) *
-         static_cast<std::size_t>(call.weights[0]->rows);
+std::size_t workspace_bytes(int rows, int outputs) {
+  return kMeetingBytes + kPartialBytes +
+         sizeof(float) * 2 * static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs);
 }
 
 cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
@@ -109,9 +139,11 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
 
   if (swiglu_apart(call)) {
-    if (call.workspace == nullptr) return cudaErrorInvalidValue;
     const int n = call.weights[0]->rows;
-    float* gate = static_cast<float*>(call.workspace);
+    if (call.workspace == nullptr || call.workspace_size < workspace_bytes(call.rows, n))
+      return cudaErrorInvalidValue;
+    float* gate = reinterpret_cast<float*>(static_cast<std::byte*>(call.workspace) + kMeetingBytes +
+                                           kPartialBytes);
     float* up = gate + static_cast<long long>(call.rows) * n;
     MatmulCall both = call;
     both.epilogue = Epilogue::F32;
@@ -131,6 +163,9 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
   }
 
   bool done[3] = {};
+  long long all_bytes = 0;
+  for (int i = 0; i < call.n_weights; ++i) all_bytes += bytes_of(*call.weights[i]);
+  Room room(call);
   for (int i = 0; i < call.n_weights; ++i) {
     if (done[i]) continue;
     const PackedMatrix& lead = *call.weights[i];
@@ -141,17 +176,22 @@ cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {
     work.x = call.x, work.rows = call.rows, work.columns = lead.columns;
     work.epilogue = call.epilogue;
     work.turn = i > 0 ? Turn::other : Turn::only;
+    long long bytes = 0;
     for (int j = i; j < call.n_weights; ++j) {
       const PackedMatrix& m = *call.weights[j];
       if (done[j] || layout_of(m.type) != layout ||
           chains(m.type, m.rows, m.columns) != work.chains)
         continue;
       done[j] = true;
+      bytes += bytes_of(m);
       work.matrix[work.n_matrices++] = {static_cast<const std::uint8_t*>(m.data), call.out[j],
                                         m.rows,
                                         call.out_stride[j] != 0 ? call.out_stride[j] : m.rows};
     }
     if (i == 0 && work.n_matrices < call.n_weights) work.turn = Turn::first;
+    work.multiprocessors =
+        std::max(1, static_cast<int>(bytes * limits.multiprocessors / all_bytes));
+    room.give(work, work.n_matrices == call.n_weights);
     error = run(path, layout, work, limits, stream);
     if (error != cudaSuccess) return error;
   }

@@ -58,11 +58,14 @@ struct MatmulCall {
   void* out[3] = {};       // [rows][out_stride], see Epilogue
   int out_stride[3] = {};  // elements between rows of out; 0 means the matrix's rows
   Epilogue epilogue = Epilogue::F32;
-  void* workspace = nullptr;  // workspace_bytes() long, 256-byte aligned; free after the call
+  /// workspace_bytes() long, 256-byte aligned, or nullptr (slower, and not for every call). Zeroed
+  /// once before its first use; one call at a time may use it.
+  void* workspace = nullptr;
+  std::size_t workspace_size = 0;
 };
 
-/// What `workspace` must hold for this call; it does not depend on the pointers.
-std::size_t workspace_bytes(const MatmulCall& call);
+/// What `workspace` must hold for every call with at most so many rows and outputs of a matrix.
+std::size_t workspace_bytes(int rows, int outputs);
 /// Enqueues the products. Errors: what the launch says, or cudaErrorInvalidValue for a call that
 /// breaks the rules above.
 cudaError_t matmul(const MatmulCall& call, cudaStream_t stream);

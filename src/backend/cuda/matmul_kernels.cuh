@@ -13,6 +13,12 @@ namespace herd::cuda {
 /// before them at their end.
 enum class Turn { only, first, other };
 
+/// Blocks that share an item: who has left its sums, who adds them up, who is done. Zero between
+/// calls.
+struct Meeting {
+  unsigned arrived, claimed, left, unused;
+};
+
 /// Matrices of one layout and one number of chains that share their input.
 struct Work {
   struct Matrix {
@@ -26,9 +32,14 @@ struct Work {
   int rows, columns;
   Epilogue epilogue;
   Turn turn;
+  int multiprocessors;  // its share of them, where launches run side by side
+  // Where blocks leave the sums of chains for each other.
+  Meeting* meetings;
+  float* partials;
+  long long n_meetings, n_partials;
 };
 
-constexpr int kMostChains = 4;
+constexpr int kMostChains = 8;
 
 /// The tiles of chain c are [first, first + count): as even as whole tiles allow, longer ones
 /// first.

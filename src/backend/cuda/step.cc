@@ -92,7 +92,8 @@ CudaBackend::Scratch CudaBackend::scratch_for(const StepLimits& l) const {
 
 std::int64_t CudaBackend::scratch_bytes(const StepLimits& l) const {
   const Scratch s = scratch_for(l);
-  return step_offsets(step_room(l)).bytes + s.partials + s.counters + s.sampling;
+  return step_offsets(step_room(l)).bytes + s.partials + s.counters + s.sampling +
+         static_cast<std::int64_t>(workspace_bytes(l.max_rows, l.max_columns));
 }
 
 Status CudaBackend::reserve_scratch(const StepLimits& limits) {
@@ -108,6 +109,7 @@ Status CudaBackend::reserve_scratch(const StepLimits& limits) {
   if (partials_ == nullptr || counters_memory_ == nullptr || sample_scratch_ == nullptr)
     return {Code::resource_exhausted,
             fmt::format("scratch: no device memory for {} bytes", scratch_bytes(limits))};
+  reserve_workspace(limits.max_rows, limits.max_columns);
   note(cudaMemsetAsync(counters_memory_.get(), 0, static_cast<std::size_t>(scratch_.counters),
                        stream_),
        "scratch");

@@ -323,7 +323,7 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   const cudaError_t error = cudaFuncSetAttribute(
       stream_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  const dim3 grid(std::min(device.multiprocessors, a.tiles), (work.rows + NT - 1) / NT);
+  const dim3 grid(std::min(work.multiprocessors, a.tiles), (work.rows + NT - 1) / NT);
   // Weights may be fetched while the kernel before still runs.
   return launch_chained(stream_kernel<L, NT>, grid, kThreads, bytes, stream, a);
 }

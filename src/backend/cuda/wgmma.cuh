@@ -3,8 +3,8 @@
 // weights by bulk copies (the first before the launch in front has ended) and activations by tensor
 // copies; each of two or four warpgroups owns 64 outputs, dequantises the next 64 inputs while the
 // matrix unit works on the last ones, and adds up its chains in registers. When there are too few
-// tiles to fill the card, the chains go to the blocks of a cluster instead and are added, in the
-// same order, through distributed shared memory.
+// tiles to fill the card, the chains of an item go to different blocks instead: each leaves its
+// sums in memory, and the last one to do so adds them in the same order.
 #pragma once
 
 #include <algorithm>
@@ -15,59 +15,56 @@
 namespace herd::cuda {
 namespace wgmma_detail {
 
-/// Warpgroups that multiply: four hide the latencies of dequantising better, but the registers of
-/// many tokens leave room for two.
-constexpr int groups_of(int nt) {
-  return nt <= 32 ? 4 : 2;
-}
-constexpr int threads_of(int nt) {
-  return 128 * (groups_of(nt) + 1);
-}
-/// Floats between tokens of a block's sums: free of bank conflicts.
-constexpr int sum_stride(int nt) {
-  return 64 * groups_of(nt) + 4;
-}
+/// A block's tile: `groups` warpgroups of 64 outputs by `tokens`.
+struct Tile {
+  int groups, tokens;
+  constexpr int outputs() const { return 64 * groups; }
+  constexpr int threads() const { return 128 * groups; }  // those that multiply
+  /// Large tiles leave no registers for the sum of earlier chains.
+  constexpr bool one_chain() const { return groups * tokens >= 512; }
+  /// Floats between tokens of a block's sums: free of bank conflicts.
+  constexpr int sum_stride() const { return 64 * groups + 4; }
+};
 
 struct WgmmaArgs {
   CUtensorMap x;
   Work work;
-  int tiles;        // of 64 outputs, over all matrices (SwiGLU: gate and up alternate)
-  int token_tiles;  // of NT tokens
-  int items;        // pairs of output tiles times token tiles
-  int split;        // one chain per block of a cluster
+  int tiles;          // of 64 outputs, over all matrices (SwiGLU: gate and up alternate)
+  int token_tiles;    // of T.tokens tokens
+  int items;          // pairs of output tiles times token tiles
+  int parts;          // units an item is cut into: runs of whole chains
+  float* partials;    // [item][chain][token group of 8][thread][4], where there are parts
+  Meeting* meetings;  // [item]
+  Bits zero;
 };
 
-constexpr int weight_stage(Layout l, int nt) {
-  return groups_of(nt) * 4 * subtile_bytes(l);
+constexpr int weight_stage(Layout l, Tile t) {
+  return t.groups * 4 * subtile_bytes(l);
 }
-constexpr int x_stage(int nt) {
-  return nt * 128;
+constexpr int x_stage(Tile t) {
+  return t.tokens * 128;
 }
 constexpr int kRoom = 220 * 1024;
 /// Bytes beside the rings: barriers, and the sums of some tokens on their way out.
-constexpr int kept_tokens(int nt) {
-  return nt < 64 ? nt : 64;
+constexpr int kept_tokens(Tile t) {
+  return t.one_chain() ? 32 : t.tokens < 64 ? t.tokens : 64;
 }
-constexpr int side_bytes(int nt) {
-  return 1024 + kept_tokens(nt) * sum_stride(nt) * 4;
+constexpr int side_bytes(Tile t) {
+  return 1024 + kept_tokens(t) * t.sum_stride() * 4;
 }
-constexpr int weight_stages(Layout l, int nt) {
-  const int left = kRoom - side_bytes(nt) - 4 * x_stage(nt);
-  const int fit = left / weight_stage(l, nt) < 2 ? 2 : left / weight_stage(l, nt);
-  const int enough = is_k(l) ? (nt == 128 ? 3 : 5) : nt == 128 ? 6 : 10;
+constexpr int weight_stages(Layout l, Tile t) {
+  const int left = kRoom - side_bytes(t) - 4 * x_stage(t);
+  const int fit = left / weight_stage(l, t) < 2 ? 2 : left / weight_stage(l, t);
+  const int enough = is_k(l) ? (t.tokens == 128 ? 3 : 5) : t.tokens == 128 ? 6 : 10;
   return fit < enough ? fit : enough;
 }
-constexpr int x_stages(Layout l, int nt) {
-  const int fit =
-      (kRoom - side_bytes(nt) - weight_stages(l, nt) * weight_stage(l, nt)) / x_stage(nt);
+constexpr int x_stages(Layout l, Tile t) {
+  const int fit = (kRoom - side_bytes(t) - weight_stages(l, t) * weight_stage(l, t)) / x_stage(t);
   return fit < 12 ? fit : 12;
 }
-constexpr int ring_bytes(Layout l, int nt) {
-  return weight_stages(l, nt) * weight_stage(l, nt) + x_stages(l, nt) * x_stage(nt);
-}
-constexpr int shared_size(Layout l, int nt) {
-  const int rings = ring_bytes(l, nt), sums = nt * sum_stride(nt) * 4;
-  return 1024 + side_bytes(nt) + (rings > sums ? rings : sums);
+constexpr int shared_size(Layout l, Tile t) {
+  return 1024 + side_bytes(t) + weight_stages(l, t) * weight_stage(l, t) +
+         x_stages(l, t) * x_stage(t);
 }
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -98,154 +95,201 @@ __device__ __forceinline__ Place find_tile(const WgmmaArgs& a, int tile) {
   }
   return {m, tile};
 }
-/// The input tiles of this block: a chain's if the chains are split over a cluster, else all.
-__device__ __forceinline__ ChainRange block_range(const WgmmaArgs& a) {
-  return a.split ? chain_range(a.work.k_tiles, a.work.chains, static_cast<int>(cluster_rank()))
-                 : ChainRange{0, a.work.k_tiles};
+/// What a block does in one go: an item with all of its chains or a run of them.
+struct Unit {
+  int item, first_chain, chains;
+  ChainRange tiles;  // of inputs
+};
+__device__ __forceinline__ Unit unit_at(const WgmmaArgs& a, int unit) {
+  if (a.parts == 1) return {unit, 0, a.work.chains, {0, a.work.k_tiles}};
+  const int chains = a.work.chains / a.parts, first = unit % a.parts * chains;
+  const ChainRange from = chain_range(a.work.k_tiles, a.work.chains, first);
+  const ChainRange to = chain_range(a.work.k_tiles, a.work.chains, first + chains - 1);
+  return {unit / a.parts, first, chains, {from.first, to.first + to.count - from.first}};
 }
-__device__ __forceinline__ int first_item(const WgmmaArgs& a) {
-  return a.split ? blockIdx.x / a.work.chains : blockIdx.x;
-}
-__device__ __forceinline__ int item_step(const WgmmaArgs& a) {
-  return a.split ? a.items : gridDim.x;
+/// body(unit) for all units of this block.
+template <class Body>
+__device__ __forceinline__ void for_units(const WgmmaArgs& a, Body&& body) {
+#pragma unroll 1
+  for (int u = blockIdx.x; u < a.items * a.parts; u += gridDim.x) body(unit_at(a, u));
 }
 
 /// One warp fetches weights: they are there before the step begins.
-template <Layout L, int NT>
+template <Layout L, Tile T>
 __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned barriers) {
   constexpr int kBytes = subtile_bytes(L);
-  Ring<weight_stages(L, NT)> w{barriers};
-  const ChainRange range = block_range(a);
-  const int lane = threadIdx.x % 32, strip = lane % (4 * groups_of(NT));
-  for (int item = first_item(a); item < a.items; item += item_step(a)) {
-    const int pair = item / a.token_tiles;
-    Place p = find_tile(a, groups_of(NT) * pair + strip / 4);
-    if (p.tile < 0) p = find_tile(a, groups_of(NT) * pair);
-    const std::uint8_t* from = a.work.matrix[p.matrix].data +
-                               ((4ll * p.tile + strip % 4) * a.work.k_tiles + range.first) * kBytes;
-    for (int k = 0; k < range.count; ++k) {
+  Ring<weight_stages(L, T)> w{barriers};
+  const int lane = threadIdx.x % 32, strip = lane % (4 * T.groups);
+  for_units(a, [&](const Unit& unit) {
+    const int pair = unit.item / a.token_tiles;
+    Place p = find_tile(a, T.groups * pair + strip / 4);
+    if (p.tile < 0) p = find_tile(a, T.groups * pair);
+    const std::uint8_t* from =
+        a.work.matrix[p.matrix].data +
+        ((4ll * p.tile + strip % 4) * a.work.k_tiles + unit.tiles.first) * kBytes;
+    for (int k = 0; k < unit.tiles.count; ++k) {
       barrier_wait(w.empty(), w.parity ^ 1);
-      if (lane == 0) barrier_expect(w.full(), weight_stage(L, NT));
+      if (lane == 0) barrier_expect(w.full(), weight_stage(L, T));
       __syncwarp();
-      if (lane < 4 * groups_of(NT))
-        bulk_copy(weights + w.stage * weight_stage(L, NT) + strip * kBytes, from, kBytes, w.full());
+      if (lane < 4 * T.groups)
+        bulk_copy(weights + w.stage * weight_stage(L, T) + strip * kBytes, from, kBytes, w.full());
       from += kBytes;
       w.advance();
     }
-  }
+  });
 }
 /// One thread fetches activations, 64 inputs at a time.
-template <Layout L, int NT>
+template <Layout L, Tile T>
 __device__ void fetch_tokens(const WgmmaArgs& a, unsigned tokens, unsigned barriers) {
-  Ring<x_stages(L, NT)> x{barriers + 16 * weight_stages(L, NT)};
-  const ChainRange range = block_range(a);
-  for (int item = first_item(a); item < a.items; item += item_step(a)) {
-    const int token0 = item % a.token_tiles * NT;
-    for (int part = 0; part < range.count * (tile_k(L) / 64); ++part) {
+  Ring<x_stages(L, T)> x{barriers + 16 * weight_stages(L, T)};
+  for_units(a, [&](const Unit& unit) {
+    const int token0 = unit.item % a.token_tiles * T.tokens;
+    for (int part = 0; part < unit.tiles.count * (tile_k(L) / 64); ++part) {
       barrier_wait(x.empty(), x.parity ^ 1);
-      barrier_expect(x.full(), x_stage(NT));
-      box_copy(tokens + x.stage * x_stage(NT), &a.x, range.first * tile_k(L) + 64 * part, token0,
-               x.full());
+      barrier_expect(x.full(), x_stage(T));
+      box_copy(tokens + x.stage * x_stage(T), &a.x, unit.tiles.first * tile_k(L) + 64 * part,
+               token0, x.full());
       x.advance();
     }
-  }
+  });
 }
 
-/// What a warpgroup knows while it multiplies.
-template <Layout L, int NT>
+/// What a warpgroup knows while it multiplies. Fragments of a group of inputs (64, or 32 to save
+/// registers) are made while the matrix unit works on the group before.
+template <Layout L, Tile T>
 struct Multiplier {
-  static constexpr int kParts = tile_k(L) / 64;
-  Ring<weight_stages(L, NT)> w;
-  Ring<x_stages(L, NT)> x;         // next to multiply
-  Ring<x_stages(L, NT)> released;  // next to hand back
+  static constexpr int kParts = tile_k(L) / 64, kSums = T.tokens / 2;
+  static constexpr int kSteps = kParts == 4 && (T.groups == 2 || T.tokens == 32) ? 4 : 2;
+  static constexpr int kGroups = 4 / kSteps;  // of a part; fragments of the next go to the other a
+  static constexpr int buffer(int part, int group) { return (kGroups * part + group) % 2; }
+  Ring<weight_stages(L, T)> w;  // next to read
+  Ring<weight_stages(L, T)> w_released;
+  Ring<x_stages(L, T)> x;           // next to multiply
+  Ring<x_stages(L, T)> x_released;  // next to hand back
   unsigned tokens;
   const std::uint8_t* weights;  // this warp's subtile of stage 0
+  Bits zero;                    // that the compiler does not know
   Codec<L> codec;
-  Bits a[2][4][4];
-  float acc[NT / 2], total[NT / 2];
+  Bits a[2][kSteps][4];
+  float acc[kSums], total[T.one_chain() ? 1 : kSums];
 
-  /// Part Part of the weight tile at hand; the first waits for the tile, the last hands it back.
-  template <int Part>
-  __device__ __forceinline__ void dequantise(Bits (&to)[4][4]) {
-    const int lane = threadIdx.x % 32;
-    if (Part == 0) barrier_wait(w.full(), w.parity);
-    codec.load(weights + w.stage * weight_stage(L, NT), Part, lane);
+  /// Fragments of a group of part Part of the weight tile at hand; the first waits for the tile.
+  template <int Part, int Group>
+  __device__ __forceinline__ void dequantise() {
+    if (Group == 0) {
+      if (Part == 0) barrier_wait(w.full(), w.parity);
+      codec.load(weights + w.stage * weight_stage(L, T), Part, threadIdx.x % 32);
+      if (Part == kParts - 1) w.advance();
+    }
+    Bits(&to)[kSteps][4] = a[buffer(Part, Group)];
 #pragma unroll
-    for (int s = 0; s < 4; ++s) codec.fragment(s, to[s]);
-    if (Part == kParts - 1) {
-      __syncwarp();
-      if (lane == 0) barrier_arrive(w.empty());
-      w.advance();
+    for (int s = 0; s < kSteps; ++s) {
+      codec.fragment(kSteps * Group + s, to[s]);
+      // A product must not take registers straight from a load: it does not wait for their data.
+      if (L == Layout::F16)
+        for (int i = 0; i < 4; ++i)
+          asm volatile("xor.b32 %0, %0, %1;" : "+r"(to[s][i]) : "r"(zero));
     }
   }
-  __device__ __forceinline__ void release() {
-    if (threadIdx.x % 32 == 0) barrier_arrive(released.empty());
-    released.advance();
+  template <class R>
+  __device__ __forceinline__ void release(R& ring) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty());
+    ring.advance();
   }
-  /// 64 inputs: part Part of a tile, fragments in a[Half]. Makes those of the next part meanwhile.
-  template <int Half, int Part>
-  __device__ __forceinline__ void step(bool first, bool more) {
-    barrier_wait(x.full(), x.parity);
-    const std::uint64_t b = descriptor(tokens + x.stage * x_stage(NT));
+  template <int Part, int Group>
+  __device__ __forceinline__ void issue(std::uint64_t b, bool first) {
     wgmma_fence();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) wgmma(acc, a[Half][s], b + 2 * s, s > 0 || !first);
+    for (int s = 0; s < kSteps; ++s)
+      wgmma(acc, a[buffer(Part, Group)][s], b + 2 * (kSteps * Group + s), Group + s > 0 || !first);
     wgmma_commit();
+  }
+  /// 64 inputs: part Part of a tile. Makes the first fragments of the next part meanwhile.
+  template <int Part>
+  __device__ __forceinline__ void step(bool first, bool more) {
+    barrier_wait(x.full(), x.parity);
+    const std::uint64_t b = descriptor(tokens + x.stage * x_stage(T));
     x.advance();
-    wgmma_wait<1>();  // the one before is done: its tokens and its fragments are free
-    if (!first) release();
-    if (more) {
-      dequantise<(Part + 1) % kParts>(a[1 - Half]);
+    issue<Part, 0>(b, first);
+    wgmma_wait<1>();  // the group before is done: its fragments are free, and its tokens
+    if (!first) release(x_released);
+    if constexpr (kGroups == 2) {
+      dequantise<Part, 1>();
+      issue<Part, 1>(b, first);
     }
+    // Only now have all lanes what they read of the tile: fragments are in use.
+    if (Part == kParts - 1) release(w_released);
+    if (kGroups == 2) wgmma_wait<1>();
+    if (more) dequantise<(Part + 1) % kParts, 0>();
   }
   /// Ends a chain.
   __device__ __forceinline__ void add_up(bool first_chain) {
     wgmma_wait<0>();
-    release();
+    release(x_released);
+    if constexpr (!T.one_chain()) {
 #pragma unroll
-    for (int i = 0; i < NT / 2; ++i) total[i] = first_chain ? acc[i] : total[i] + acc[i];
+      for (int i = 0; i < kSums; ++i) total[i] = first_chain ? acc[i] : total[i] + acc[i];
+    }
+  }
+  __device__ __forceinline__ const float (&sums() const)[kSums] {
+    if constexpr (T.one_chain())
+      return acc;
+    else
+      return total;
   }
 };
 
-/// All chains of this block's range for one item.
-template <Layout L, int NT>
-__device__ __forceinline__ void multiply(const WgmmaArgs& a, Multiplier<L, NT>& m) {
-  constexpr int kParts = Multiplier<L, NT>::kParts;
-  const int chains = a.split ? 1 : a.work.chains;
+/// Sums of a chain, or of an item's first chains, to memory. Before the first of them the kernel in
+/// front must have ended.
+template <Tile T>
+__device__ __forceinline__ void put_partial(const WgmmaArgs& a, int item, int chain,
+                                            const float (&total)[T.tokens / 2]) {
+  constexpr int kThreads = T.threads(), kUnit = T.tokens / 8 * kThreads;
+  float4* to = reinterpret_cast<float4*>(a.partials) + threadIdx.x - 128 +
+               (static_cast<long long>(item) * a.work.chains + chain) * kUnit;
+#pragma unroll
+  for (int j = 0; j < T.tokens / 8; ++j)
+    __stcg(to + j * kThreads,
+           float4{total[4 * j], total[4 * j + 1], total[4 * j + 2], total[4 * j + 3]});
+}
 
-  m.template dequantise<0>(m.a[0]);
-  for (int chain = 0; chain < chains; ++chain) {
-    const int count =
-        a.split ? block_range(a).count : chain_range(a.work.k_tiles, a.work.chains, chain).count;
-    const bool more_chains = chain + 1 < chains;
-    if constexpr (kParts == 4) {
-      for (int k = 0; k < count; ++k) {
-        m.template step<0, 0>(k == 0, true);
-        m.template step<1, 1>(false, true);
-        m.template step<0, 2>(false, true);
-        m.template step<1, 3>(false, k + 1 < count || more_chains);
-      }
-    } else {
-      for (int k = 0; k < count; k += 2) {
-        m.template step<0, 0>(k == 0, k + 1 < count || more_chains);
-        if (k + 1 < count) m.template step<1, 0>(false, k + 2 < count || more_chains);
+/// All chains of a unit. Those that do not begin an item go to memory one by one, since they must
+/// be added one after the other.
+template <Layout L, Tile T>
+__device__ __forceinline__ void multiply(const WgmmaArgs& a, const Unit& unit,
+                                         Multiplier<L, T>& m) {
+  constexpr int kParts = Multiplier<L, T>::kParts;
+
+  m.template dequantise<0, 0>();
+  for (int chain = 0; chain < unit.chains; ++chain) {
+    const int count = chain_range(a.work.k_tiles, a.work.chains, unit.first_chain + chain).count;
+    const bool more_chains = chain + 1 < unit.chains;
+#pragma unroll 1
+    for (int k = 0; k < count; ++k) {
+      const bool more = k + 1 < count || more_chains;
+      m.template step<0>(k == 0, kParts > 1 || more);
+      if constexpr (kParts == 4) {
+        m.template step<1>(false, true);
+        m.template step<2>(false, true);
+        m.template step<3>(false, more);
       }
     }
-    m.add_up(chain == 0);
-    if (kParts == 1 && count % 2 == 1) {  // the next chain's first fragments move over
-#pragma unroll
-      for (int i = 0; i < 16; ++i) m.a[0][i / 4][i % 4] = m.a[1][i / 4][i % 4];
+    const bool begins = unit.first_chain == 0;
+    m.add_up(chain == 0 || !begins);
+    if (a.parts > 1 && !(begins && more_chains)) {
+      if (a.work.turn != Turn::other) wait_for_inputs();
+      put_partial<T>(a, unit.item, unit.first_chain + (begins ? 0 : chain), m.sums());
     }
   }
 }
 
 /// Four outputs of one token.
-template <int NT>
+template <Tile T>
 __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int quad, int token,
                                            float4 sum) {
   const Work& w = a.work;
   const int group = quad / 16 * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
-  const Place place = find_tile(a, groups_of(NT) * pair + group);
+  const Place place = find_tile(a, T.groups * pair + group);
   if (place.tile < 0 || token >= w.rows) return;
   const Work::Matrix& m = w.matrix[place.matrix];
   const int n = 64 * place.tile + 4 * (quad % 16);
@@ -270,150 +314,182 @@ __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int qua
   for (int j = 0; j < 4; ++j)
     if (n + j < m.n) store(w.epilogue, m.out, at + j, values[j]);
 }
-/// Tokens [first, first + count) of an item from sums[token - first_kept][128 outputs], of this
-/// block or, if the chains are split, of all blocks of the cluster in order.
-template <int NT>
-__device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int token0, int first,
-                                             int count, const float* sums) {
+/// `count` tokens of an item from sums[token][128 outputs].
+template <Tile T>
+__device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int token0, int count,
+                                             const float* sums) {
   const bool swiglu = a.work.epilogue == Epilogue::SWIGLU_F16;
-  const int quads = 16 * groups_of(NT) / (swiglu ? 2 : 1);
+  const int quads = 16 * T.groups / (swiglu ? 2 : 1);
 #pragma unroll 2
-  for (int i = threadIdx.x - 128; i < count * quads; i += 128 * groups_of(NT)) {
-    const int token = first + i / quads, quad = i % quads;
+  for (int i = threadIdx.x - 128; i < count * quads; i += T.threads()) {
+    const int token = i / quads, quad = i % quads;
     // SwiGLU: gate and up alternate, 64 outputs each.
-    const float* at = sums + token * sum_stride(NT) + 4 * quad + (swiglu ? quad / 16 * 64 : 0);
-    const auto add_up = [&](const float* from) {
-      if (!a.split) return *reinterpret_cast<const float4*>(from);
-      const unsigned address = shared_address(from);
-      float4 v[kMostChains];  // all on their way before the first is added
-#pragma unroll
-      for (int c = 0; c < kMostChains; ++c)
-        if (c < a.work.chains) v[c] = remote_float4(address, c);
-      float4 sum = v[0];
-#pragma unroll
-      for (int c = 1; c < kMostChains; ++c) {
-        if (c >= a.work.chains) break;
-        sum.x += v[c].x, sum.y += v[c].y, sum.z += v[c].z, sum.w += v[c].w;
-      }
-      return sum;
-    };
-    float4 sum = add_up(at);
+    const float* at = sums + token * T.sum_stride() + 4 * quad + (swiglu ? quad / 16 * 64 : 0);
+    float4 sum = *reinterpret_cast<const float4*>(at);
     if (swiglu) {
-      const float4 up = add_up(at + 64);
+      const float4 up = *reinterpret_cast<const float4*>(at + 64);
       sum.x = silu(sum.x) * up.x, sum.y = silu(sum.y) * up.y;
       sum.z = silu(sum.z) * up.z, sum.w = silu(sum.w) * up.w;
     }
-    write_quad<NT>(a, pair, quad, token0 + token, sum);
+    write_quad<T>(a, pair, quad, token0 + token, sum);
   }
 }
 /// The sums of tokens [8 First, 8 End) to shared memory, token by token. Little code, so that it
 /// stays in the instruction cache; the loop that writes them out is rolled up.
-template <int First, int End, int NT>
-__device__ __forceinline__ void put_sums(float* sums, int group, const float (&total)[NT / 2]) {
+template <int First, int End, int Size>
+__device__ __forceinline__ void put_sums(float* sums, int stride, int group,
+                                         const float (&total)[Size]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  float* at = sums + 2 * (lane % 4) * sum_stride(NT) + 64 * group + 16 * warp + lane / 4;
+  float* at = sums + 2 * (lane % 4) * stride + 64 * group + 16 * warp + lane / 4;
 #pragma unroll
   for (int j = First; j < End; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      at[(8 * (j - First) + i % 2) * sum_stride(NT) + 8 * (i / 2)] = total[4 * j + i];
+      at[(8 * (j - First) + i % 2) * stride + 8 * (i / 2)] = total[4 * j + i];
   }
 }
-template <int NT>
+template <Tile T>
 __device__ __forceinline__ void multipliers_barrier() {
-  asm volatile("bar.sync 1, %0;" ::"n"(128 * groups_of(NT)) : "memory");
+  asm volatile("bar.sync 1, %0;" ::"n"(T.threads()) : "memory");
 }
-/// An item's sums to their matrices. `side` holds kKept tokens; in a split block the rings, drained
-/// by then, hold all of them.
-template <int NT>
-__device__ __forceinline__ void write_item(const WgmmaArgs& a, int pair, int group, int token0,
-                                           float* side, float* rings,
-                                           const float (&total)[NT / 2]) {
-  if (a.split) {
-    multipliers_barrier<NT>();
-    put_sums<0, NT / 8, NT>(rings, group, total);
-    cluster_barrier();
-    const int share = NT / a.work.chains;
-    write_tokens<NT>(a, pair, token0, static_cast<int>(cluster_rank()) * share, share, rings);
-    return;
-  }
-  constexpr int kKept = kept_tokens(NT);
-  multipliers_barrier<NT>();  // the last item's sums have been written
-  put_sums<0, kKept / 8, NT>(side, group, total);
-  multipliers_barrier<NT>();
-  write_tokens<NT>(a, pair, token0, 0, kKept, side);
-  if constexpr (kKept < NT) {
-    multipliers_barrier<NT>();
-    put_sums<kKept / 8, NT / 8, NT>(side, group, total);
-    multipliers_barrier<NT>();
-    write_tokens<NT>(a, pair, token0 + kKept, 0, kKept, side);
-  }
+// ---- an item whose chains went to several blocks ----
+
+/// The last block to leave its sums adds them up, and so do those that find all of them there while
+/// they wait: each takes a share of the tokens after the other. Nobody has to wait, so blocks need
+/// not run at the same time.
+constexpr int kShares = 4, kPatience = 64;
+
+/// One thread: says that this block's sums are in memory; true if all are, now or soon.
+__device__ __forceinline__ bool arrive(const WgmmaArgs& a, Meeting* meeting) {
+  int there = count_up(&meeting->arrived) + 1;
+  for (int i = 0; there < a.parts && i < kPatience; ++i) there = load_acquire(&meeting->arrived);
+  return there == a.parts;
+}
+__device__ __forceinline__ void leave(const WgmmaArgs& a, Meeting* meeting) {
+  if (count_up(&meeting->left) + 1 == a.parts) *meeting = {};  // as the next call expects it
 }
 
-template <Layout L, int NT>
+/// A share of the tokens: the sums of all chains, in order, through `side` to their matrices.
+template <Tile T>
+__device__ __forceinline__ void write_share(const WgmmaArgs& a, const Unit& unit, int share,
+                                            float* side) {
+  constexpr int kThreads = T.threads(), kUnit = T.tokens / 8 * kThreads;
+  constexpr int kTokens = T.tokens / kShares, kGroups = kTokens / 8;
+  const int thread = static_cast<int>(threadIdx.x) - 128;
+  const float4* from = reinterpret_cast<const float4*>(a.partials) + thread +
+                       static_cast<long long>(unit.item) * a.work.chains * kUnit +
+                       share * kGroups * kThreads;
+  const int together = a.work.chains / a.parts;  // the first ones
+  float sum[4 * kGroups] = {};
+#pragma unroll 4
+  for (int c = together - 1; c < a.work.chains; ++c) {
+    const int slot = c < together ? 0 : c;
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+      const float4 v = __ldcg(from + slot * kUnit + j * kThreads);
+      sum[4 * j] = slot == 0 ? v.x : sum[4 * j] + v.x;
+      sum[4 * j + 1] = slot == 0 ? v.y : sum[4 * j + 1] + v.y;
+      sum[4 * j + 2] = slot == 0 ? v.z : sum[4 * j + 2] + v.z;
+      sum[4 * j + 3] = slot == 0 ? v.w : sum[4 * j + 3] + v.w;
+    }
+  }
+  put_sums<0, kGroups>(side, T.sum_stride(), thread / 128, sum);
+  multipliers_barrier<T>();
+  write_tokens<T>(a, unit.item / a.token_tiles,
+                  unit.item % a.token_tiles * T.tokens + share * kTokens, kTokens, side);
+}
+
+/// This block's sums are in memory; adds up what it can. `flag`: a word in shared memory.
+template <Tile T>
+__device__ __forceinline__ void meet(const WgmmaArgs& a, const Unit& unit, float* side, int* flag) {
+  const int thread = static_cast<int>(threadIdx.x) - 128;
+  Meeting* meeting = a.meetings + unit.item;
+  multipliers_barrier<T>();
+  if (thread == 0) *flag = arrive(a, meeting) ? count_up(&meeting->claimed) : kShares;
+  multipliers_barrier<T>();
+  int share = *flag;
+  while (share < kShares) {
+    const int next = thread == 0 ? count_up(&meeting->claimed) : 0;
+    write_share<T>(a, unit, share, side);
+    if (thread == 0) *flag = next;
+    multipliers_barrier<T>();
+    share = *flag;
+  }
+  if (thread == 0) leave(a, meeting);
+}
+/// An item's sums to their matrices, through `side`, as many tokens at a time as it holds.
+template <Tile T, int Pass = 0>
+__device__ __forceinline__ void write_item(const WgmmaArgs& a, int pair, int group, int token0,
+                                           float* side, const float (&total)[T.tokens / 2]) {
+  constexpr int kKept = kept_tokens(T);
+  multipliers_barrier<T>();  // what stood there has been written
+  put_sums<Pass * kKept / 8, (Pass + 1) * kKept / 8>(side, T.sum_stride(), group, total);
+  multipliers_barrier<T>();
+  write_tokens<T>(a, pair, token0 + Pass * kKept, kKept, side);
+  if constexpr ((Pass + 1) * kKept < T.tokens)
+    write_item<T, Pass + 1>(a, pair, group, token0, side, total);
+}
+
+template <Layout L, Tile T>
 __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* weights,
                                         unsigned tokens, unsigned barriers, float* side,
-                                        float* rings) {
+                                        int* flag) {
   const int group = static_cast<int>(threadIdx.x / 128) - 1, warp = threadIdx.x / 32 % 4;
-  Multiplier<L, NT> m;
-  m.w.barriers = barriers;
-  m.x.barriers = m.released.barriers = barriers + 16 * weight_stages(L, NT);
-  m.tokens = tokens;
+  Multiplier<L, T> m;
+  m.w.barriers = m.w_released.barriers = barriers;
+  m.x.barriers = m.x_released.barriers = barriers + 16 * weight_stages(L, T);
+  m.tokens = tokens, m.zero = a.zero;
   m.weights = weights + (4 * group + warp) * subtile_bytes(L);
-#pragma unroll 1
-  for (int item = first_item(a); item < a.items; item += item_step(a)) {
-    multiply(a, m);
+  for_units(a, [&](const Unit& unit) {
+    multiply(a, unit, m);
+    if (a.parts > 1) return meet<T>(a, unit, side, flag);
     if (a.work.turn != Turn::other) wait_for_inputs();
-    write_item<NT>(a, item / a.token_tiles, group, item % a.token_tiles * NT, side, rings, m.total);
-  }
+    write_item<T>(a, unit.item / a.token_tiles, group, unit.item % a.token_tiles * T.tokens, side,
+                  m.sums());
+  });
 }
 #endif  // sm_90a
 
-template <Layout L, int NT>
-__global__ void __launch_bounds__(threads_of(NT), 1)
+template <Layout L, int Groups, int Tokens>
+__global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
     wgmma_kernel(const __grid_constant__ WgmmaArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kWeightStages = weight_stages(L, NT), kXStages = x_stages(L, NT);
+  constexpr Tile T = {Groups, Tokens};
+  constexpr int kWeightStages = weight_stages(L, T), kXStages = x_stages(L, T);
   extern __shared__ std::uint8_t raw[];
   std::uint8_t* smem = raw + (1024 - shared_address(raw) % 1024) % 1024;
-  float* side = reinterpret_cast<float*>(smem + shared_size(L, NT) - 1024 - side_bytes(NT));
-  const unsigned barriers = shared_address(side) + side_bytes(NT) - 1024;
-  // Tokens first: their swizzle wants 1,024-byte alignment. The sums of a split may cover both
-  // rings.
+  float* side = reinterpret_cast<float*>(smem + shared_size(L, T) - 1024 - side_bytes(T));
+  const unsigned barriers = shared_address(side) + side_bytes(T) - 1024;
+  int* flag = reinterpret_cast<int*>(smem + shared_size(L, T) - 1024 - 16);
+  // Tokens first: their swizzle wants 1,024-byte alignment.
   const unsigned tokens = shared_address(smem);
-  std::uint8_t* weights = smem + kXStages * x_stage(NT);
+  std::uint8_t* weights = smem + kXStages * x_stage(T);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       barrier_init(barriers + 8 * i, 1);
-      barrier_init(barriers + 8 * (kWeightStages + i), 4 * groups_of(NT));
+      barrier_init(barriers + 8 * (kWeightStages + i), 4 * T.groups);
     }
     for (int i = 0; i < kXStages; ++i) {
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
-      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * groups_of(NT));
+      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * T.groups);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
   }
   __syncthreads();
   if (a.work.turn != Turn::first) let_next_start();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 40 : 32));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T.groups == 2 ? 40 : 32));
     if (threadIdx.x < 32) {
-      fetch_weights<L, NT>(a, shared_address(weights), barriers);
+      fetch_weights<L, T>(a, shared_address(weights), barriers);
     } else if (threadIdx.x == 32) {
       if (a.work.turn != Turn::other) wait_for_inputs();
       if (a.work.turn == Turn::first) let_next_start();
-      fetch_tokens<L, NT>(a, tokens, barriers);
+      fetch_tokens<L, T>(a, tokens, barriers);
       if (a.work.turn == Turn::other) wait_for_inputs();
     }
-    if (a.split) {
-      __syncwarp();
-      cluster_barrier();
-      cluster_barrier();
-    }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(groups_of(NT) == 2 ? 232 : 112));
-    consume<L, NT>(a, weights, tokens, barriers, side, reinterpret_cast<float*>(smem));
-    if (a.split) cluster_barrier();  // no block leaves while others read its sums
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T.groups == 2 ? 232 : 112));
+    consume<L, T>(a, weights, tokens, barriers, side, flag);
   }
 #endif
 }
@@ -448,54 +524,79 @@ inline cudaError_t map_tokens(CUtensorMap& map, const Work& w, int nt) {
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// Whether to give each chain a block of its own. Costs in inputs per block, fitted to
-/// measurements: about 700 for a block to start and to end, twice that for a cluster to add up.
-/// Split items make many short blocks, so their last wave costs only its share.
-inline bool split_pays(const Work& work, int items, int multiprocessors) {
-  const long long waves = (items + multiprocessors - 1) / multiprocessors;
-  const long long blocks = std::max<long long>(1ll * items * work.chains, multiprocessors);
-  const long long whole = waves * (work.columns + 100);
-  const long long split = blocks * (work.columns / work.chains + 700) / multiprocessors + 1400;
-  return work.chains > 1 && split < whole;
+/// How many units to cut an item into: as many as find a multiprocessor each. A meeting of blocks
+/// costs about as much as 500 inputs.
+inline int parts_of(const Work& work, int items, Tile t, int multiprocessors) {
+  if (items > work.n_meetings ||
+      1ll * items * work.chains * t.outputs() * t.tokens > work.n_partials)
+    return 1;
+  int parts = 1;
+  for (int p = 2; p <= work.chains && items * p <= multiprocessors; p *= 2)
+    if (work.columns / p + 500 < work.columns) parts = p;
+  return parts;
 }
 
-template <Layout L, int NT>
+/// Items of a call cut into such tiles.
+inline int items_of(const Work& work, Tile t) {
+  int tiles = 0;
+  for (int m = 0; m < work.n_matrices; ++m) tiles += (work.matrix[m].n + 63) / 64;
+  return (tiles + t.groups - 1) / t.groups * ((work.rows + t.tokens - 1) / t.tokens);
+}
+
+template <Layout L, Tile T>
 cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
   WgmmaArgs a{};
   a.work = work;
   for (int m = 0; m < work.n_matrices; ++m) a.tiles += (work.matrix[m].n + 63) / 64;
-  a.token_tiles = (work.rows + NT - 1) / NT;
-  a.items = (a.tiles + groups_of(NT) - 1) / groups_of(NT) * a.token_tiles;
-  a.split = split_pays(work, a.items, device.multiprocessors);
-  cudaError_t error = map_tokens(a.x, work, NT);
+  a.token_tiles = (work.rows + T.tokens - 1) / T.tokens;
+  a.items = items_of(work, T);
+  a.parts = parts_of(work, a.items, T, device.multiprocessors);
+  a.partials = work.partials, a.meetings = work.meetings;
+  cudaError_t error = map_tokens(a.x, work, T.tokens);
   if (error != cudaSuccess) return error;
-  constexpr int kBytes = shared_size(L, NT);
-  error = cudaFuncSetAttribute(wgmma_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               kBytes);
+  constexpr int kBytes = shared_size(L, T);
+  error = cudaFuncSetAttribute(wgmma_kernel<L, T.groups, T.tokens>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
-  config.gridDim = a.split ? a.items * work.chains : std::min(a.items, device.multiprocessors);
-  config.blockDim = threads_of(NT);
+  config.gridDim = std::min(a.items * a.parts, device.multiprocessors);
+  config.blockDim = T.threads() + 128;
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = work.chains;
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  config.attrs = attributes;
-  config.numAttrs = a.split ? 2 : 1;
-  return cudaLaunchKernelEx(&config, wgmma_kernel<L, NT>, a);
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, wgmma_kernel<L, T.groups, T.tokens>, a);
+}
+
+/// Up to 64 tokens: four warpgroups to a block, or two where blocks would leave half of the
+/// multiprocessors idle.
+template <Layout L, int Tokens>
+cudaError_t launch_small(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
+  constexpr Tile kFour = {4, Tokens}, kTwo = {2, Tokens};
+  const int items = items_of(work, kFour);
+  const int units = items * parts_of(work, items, kFour, device.multiprocessors);
+  if (2 * units <= device.multiprocessors) return launch<L, kTwo>(work, device, stream);
+  return launch<L, kFour>(work, device, stream);
 }
 
 }  // namespace wgmma_detail
 
 template <Layout L>
 cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
-  if (work.rows <= 32) return wgmma_detail::launch<L, 32>(work, device, stream);
-  if (work.rows <= 64) return wgmma_detail::launch<L, 64>(work, device, stream);
-  return wgmma_detail::launch<L, 128>(work, device, stream);
+  using namespace wgmma_detail;
+  constexpr Tile k128 = {2, 128}, kWide = {4, 128};
+  if (work.rows <= 32) return launch_small<L, 32>(work, device, stream);
+  if (work.rows <= 64) return launch_small<L, 64>(work, device, stream);
+  // A wide tile takes 1.8 times as long for twice the outputs.
+  const auto rounds = [&](Tile t) {
+    return (items_of(work, t) + device.multiprocessors - 1) / device.multiprocessors;
+  };
+  if (work.chains == 1 && 1.8 * rounds(kWide) < rounds(k128))
+    return launch<L, kWide>(work, device, stream);
+  return launch<L, k128>(work, device, stream);
 }
 
 }  // namespace herd::cuda
