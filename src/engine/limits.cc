@@ -71,7 +71,8 @@ Result<MemoryNeed> memory_need(const gguf::File& file, const Backend& backend,
     // Program, thread stacks and the loading slab, and a vocabulary's strings and tables.
     std::int64_t metadata = 0;
     for (const gguf::KeyValue& pair : file.metadata())
-      metadata += static_cast<std::int64_t>(pair.value.array_size()) * 120;
+      metadata += static_cast<std::int64_t>(pair.value.text_array.size()) * 150 +
+                  static_cast<std::int64_t>(pair.value.array_size()) * 8;
     need.runtime = (std::int64_t{12} << 20) + metadata;
   }
   need.total = need.weights + need.kv + need.activations + need.scratch + need.runtime;
