@@ -193,9 +193,9 @@ herd::Result<Conversation> start_conversation(const Flags& flags) {
     file->chat_template = *std::move(text);
   }
   if (!file.ok() && file.error().code == herd::Code::not_found)
-    return herd::Error{herd::Code::not_found,
-                       fmt::format("{}: no chat template in it; give one with --template FILE",
-                                   flags.model.path)};
+    return herd::Error{
+        herd::Code::not_found,
+        fmt::format("{}: no chat template in it; give one with --template FILE", flags.model.path)};
   if (!file.ok()) return file.error();
   auto parsed = herd::ChatTemplate::parse(file->chat_template);
   if (!parsed.ok()) return parsed.error();

@@ -215,6 +215,11 @@ herd::Result<std::unique_ptr<Server>> Server::create(std::unique_ptr<herd::Engin
   if (!vocabulary.ok()) return vocabulary.error();
   auto impl = std::make_unique<Impl>(std::move(engine), std::move(*vocabulary), std::move(options));
   if (herd::Status status = impl->listen(*endpoint); !status.ok()) return status.error();
+  if (impl->options.handle_signals) {  // from now on: whoever hears of the port may send one
+    impl->signals.add(SIGTERM);
+    impl->signals.add(SIGINT);
+    impl->wait_for_signal();
+  }
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
@@ -230,11 +235,6 @@ std::uint16_t Server::port() const {
 }
 
 void Server::run() {
-  if (impl_->options.handle_signals) {
-    impl_->signals.add(SIGTERM);
-    impl_->signals.add(SIGINT);
-    impl_->wait_for_signal();
-  }
   impl_->accept();
   impl_->tick();
   for (;;) {

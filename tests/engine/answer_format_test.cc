@@ -97,7 +97,9 @@ TEST(EngineThreads, FormatsAnswerAsAloneAlsoWherePagesAreShort) {
   auto engine = start(load(data_file(kModel), small()));
   expect_all_same(run_concurrently(*engine, requests, kSeed), expected);
   auto few = start(load(data_file(kModel), small(1)));
-  expect_all_same(run_concurrently(*few, requests, kSeed + 1), expected);
+  // Whether requests meet is a matter of time: again until some had to make room.
+  for (std::uint64_t round = 1; round <= 20 && few->stats().preemptions == 0; ++round)
+    expect_all_same(run_concurrently(*few, requests, kSeed + round), expected);
   EXPECT_GT(few->stats().preemptions, 0u);
   expect_no_page_used(*few);
 }
