@@ -83,10 +83,9 @@ void add_same_length(Builder& b, StateId from, const std::string& low, const std
 void add_between(Builder& b, StateId from, std::int64_t low, std::int64_t high, StateId end) {
   std::int64_t first = 0, last = 9;  // of the numbers with as many digits
   for (int digits = 1; digits <= kMostDigits; ++digits) {
+    if (digits > 1) first = last + 1, last = last * 10 + 9;
     const std::int64_t l = std::max(low, first), h = std::min(high, last);
     if (l <= h) add_same_length(b, from, std::to_string(l), std::to_string(h), end);
-    first = last + 1;
-    last = last * 10 + 9;
   }
 }
 
