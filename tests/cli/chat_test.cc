@@ -166,8 +166,9 @@ TEST(CliChatTerminal, StreamsAnswersAndCtrlDLeaves) {
   Settings setup;
   Terminal t(slow(setup));
   ASSERT_TRUE(t.sees("> ")) << t.screen();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the editor is ready
   t.type("hello\r");
-  ASSERT_TRUE(t.sees("hello")) << t.screen();  // the echo
+  ASSERT_TRUE(t.sees("hello\r\n")) << t.screen();  // the echo
   // Text comes in several parts before the answer is over.
   int parts = 0;
   for (int i = 0; i < 600 && parts < 3; ++i) {
