@@ -166,7 +166,7 @@ TEST(CliChatTerminal, StreamsAnswersAndCtrlDLeaves) {
   Settings setup;
   Terminal t(slow(setup));
   ASSERT_TRUE(t.sees("> ")) << t.screen();
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the editor is ready
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the editor is ready
   t.type("hello\r");
   ASSERT_TRUE(t.sees("hello\r\n")) << t.screen();  // the echo
   // Text comes in several parts before the answer is over.
@@ -190,7 +190,7 @@ TEST(CliChatTerminal, CtrlCStopsTheAnswerOnlyAndAtThePromptLeaves) {
   Terminal t(slow(setup));
   for (int round = 0; round < 2; ++round) {
     ASSERT_TRUE(t.sees("> ")) << t.screen();
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the editor is ready
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the editor is ready
     t.type("hello\r");
     ASSERT_TRUE(t.sees("hello\r\n")) << t.screen();
     while (t.rest().size() < 8) ASSERT_TRUE(t.read_some(100)) << t.screen();
@@ -198,7 +198,7 @@ TEST(CliChatTerminal, CtrlCStopsTheAnswerOnlyAndAtThePromptLeaves) {
     ASSERT_TRUE(t.sees("(stopped)")) << t.screen();
   }
   ASSERT_TRUE(t.sees("> ")) << t.screen();
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the editor is ready
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // the editor is ready
   t.type("\x03");
   EXPECT_EQ(t.status(), 130) << t.screen();
 }
