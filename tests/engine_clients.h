@@ -31,6 +31,59 @@ inline Answer submit(Engine& engine, GenerateRequest request, SubmitOptions opti
   return std::move(*answer);
 }
 
+/// A batch of six over few tokens and short steps; room for `kv_tokens`, 0: automatic.
+inline ModelOptions small_batch(std::int64_t kv_tokens = 0) {
+  ModelOptions o;
+  o.threads = 1;
+  o.batch_size = 6;
+  o.context = 160;
+  o.max_rows = 40;
+  o.kv_tokens = kv_tokens;
+  return o;
+}
+
+/// What the library answers to each request when asked alone.
+inline std::vector<GenerateResult> answers_alone(LlamaModel& model,
+                                                 const std::vector<GenerateRequest>& requests) {
+  std::vector<GenerateResult> results;
+  for (const auto& request : requests)
+    results.push_back(std::move((*generate(model, {&request, 1}))[0]));
+  return results;
+}
+
+/// Greedy and drawn answers, a few of them from the ten likeliest.
+inline std::vector<GenerateRequest> drawn_requests(Dice& dice, int count, int longest_prompt,
+                                                   int most_tokens, std::int32_t vocab) {
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < count; ++i) {
+    GenerateRequest r;
+    r.ids = dice.ids(dice.roll(1, longest_prompt), vocab);
+    r.max_tokens = dice.roll(1, most_tokens);
+    r.ignore_end = true;
+    r.sampling.temperature = i % 3 == 0 ? 0.0f : 0.9f;
+    r.sampling.top_k = i % 4 == 0 ? 10 : 0;
+    r.sampling.seed = static_cast<std::uint64_t>(i);
+    requests.push_back(r);
+  }
+  return requests;
+}
+
+/// A model whose device chooses tokens gives what the host would choose. Afterwards `requests` are
+/// those that the host chooses for, `on_host` their answers.
+inline void expect_the_same_however_sampled(LlamaModel& model,
+                                            std::vector<GenerateRequest>& requests,
+                                            std::vector<GenerateResult>& on_host) {
+  const auto on_device = generate(model, requests);
+  for (GenerateRequest& r : requests) r.logprobs = 0;  // the host needs the logits
+  auto chosen_here = generate(model, requests);
+  ASSERT_TRUE(on_device.ok() && chosen_here.ok());
+  on_host = std::move(*chosen_here);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ((*on_device)[i].ids.size(), static_cast<std::size_t>(requests[i].max_tokens));
+    EXPECT_EQ((*on_device)[i].ids, on_host[i].ids) << i;
+  }
+}
+
 /// All events of an answer as one.
 struct Whole {
   std::vector<TokenId> ids;

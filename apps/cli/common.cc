@@ -92,6 +92,23 @@ std::string read_stdin() {
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
 }
 
+namespace {
+
+const std::vector<std::pair<std::string, herd::DeviceType>> kDevices = {
+    {"cpu", herd::DeviceType::cpu},
+    {"reference", herd::DeviceType::reference},
+    {"cuda", herd::DeviceType::cuda},
+    {"metal", herd::DeviceType::metal},
+    {"metal-emulated", herd::DeviceType::metal_emulated}};
+
+}  // namespace
+
+std::vector<std::string> device_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, device] : kDevices) names.push_back(name);
+  return names;
+}
+
 void ModelFlags::add_path(CLI::App& app, bool positional) {
   app.add_option(positional ? "model,-m,--model" : "-m,--model", path,
                  "GGUF file (the first part of a split one)")
@@ -100,7 +117,7 @@ void ModelFlags::add_path(CLI::App& app, bool positional) {
 
 void ModelFlags::add_device(CLI::App& app) {
   app.add_option("--device", device, "where to run")
-      ->check(CLI::IsMember({"cpu", "reference", "cuda", "metal", "metal-emulated"}))
+      ->check(CLI::IsMember(device_names()))
       ->capture_default_str();
   app.add_option("--threads", threads, "CPU threads; 0: one per core")
       ->check(CLI::Range(0, 1024))
@@ -124,19 +141,14 @@ void ModelFlags::add_sizes(CLI::App& app) {
 }
 
 herd::ModelOptions ModelFlags::options() const {
-  static const std::map<std::string, herd::DeviceType> devices = {
-      {"cpu", herd::DeviceType::cpu},
-      {"reference", herd::DeviceType::reference},
-      {"cuda", herd::DeviceType::cuda},
-      {"metal", herd::DeviceType::metal},
-      {"metal-emulated", herd::DeviceType::metal_emulated}};
   static const std::map<std::string, herd::Isa> isas = {{"auto", herd::Isa::automatic},
                                                         {"scalar", herd::Isa::scalar},
                                                         {"avx2", herd::Isa::avx2},
                                                         {"avx512", herd::Isa::avx512},
                                                         {"neon", herd::Isa::neon}};
   herd::ModelOptions options;
-  options.device = devices.at(device);
+  options.device =
+      std::ranges::find(kDevices, device, [](const auto& d) { return d.first; })->second;
   options.isa = isas.at(isa);
   options.kv_type = kv_type == "f32" ? herd::KvType::f32 : herd::KvType::f16;
   options.threads = threads;

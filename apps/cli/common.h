@@ -47,6 +47,9 @@ bool interrupted();
 herd::Result<std::string> read_file(const std::string& path);
 std::string read_stdin();
 
+/// What --device may name.
+std::vector<std::string> device_names();
+
 /// -m, --device, --threads, --isa, --kv-type, --context, --batch-size.
 struct ModelFlags {
   std::string path, device = "cpu", isa = "auto", kv_type = "f16";

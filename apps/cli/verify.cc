@@ -118,7 +118,7 @@ herd::Result<VerifyOptions> make_options(const Flags& flags) {
   options.threads = given.threads;
   options.skip_missing = flags.devices.empty();
   std::vector<std::string> names = flags.devices;
-  if (names.empty()) names = {"cpu", "reference", "cuda", "metal", "metal-emulated"};
+  if (names.empty()) names = device_names();
   for (const std::string& name : names) {
     ModelFlags each = flags.model;
     each.device = name;
@@ -174,7 +174,7 @@ void add_verify(CLI::App& app, int& exit_code) {
                    "cpu, reference, cuda, metal, metal-emulated; all "
                    "that are here if not given")
       ->delimiter(',')
-      ->check(CLI::IsMember({"cpu", "reference", "cuda", "metal", "metal-emulated"}));
+      ->check(CLI::IsMember(device_names()));
   command->add_option("--prompts", flags->prompts,
                       "your own work: a JSONL file as generate takes it; - for stdin");
   auto* quick = command->add_flag("--quick", flags->quick, "less work; this is the default");

@@ -17,16 +17,6 @@ const char* const kSchemas[] = {
     R"({"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4})",
     R"({"type": "string", "minLength": 2, "maxLength": 8})"};
 
-ModelOptions small(std::int64_t kv_tokens = 0) {
-  ModelOptions o;
-  o.threads = 1;
-  o.batch_size = 6;
-  o.context = 160;
-  o.max_rows = 40;
-  o.kv_tokens = kv_tokens;
-  return o;
-}
-
 GenerateRequest with_format(std::vector<TokenId> ids, AnswerFormat format,
                             std::int32_t max_tokens = 100) {
   GenerateRequest r = ask(std::move(ids), max_tokens);
@@ -54,13 +44,10 @@ std::vector<GenerateRequest> mixed(std::uint64_t seed) {
 }
 
 std::vector<GenerateResult> alone(const std::vector<GenerateRequest>& requests) {
-  std::vector<GenerateResult> results;
-  ModelOptions options = small();
+  ModelOptions options = small_batch();
   options.batch_size = 1;
   LlamaModel model = load(data_file(kModel), options);
-  for (const auto& request : requests)
-    results.push_back(std::move((*generate(model, {&request, 1}))[0]));
-  return results;
+  return answers_alone(model, requests);
 }
 
 TEST(AnswerFormat, WholeAnswersAreJson) {
@@ -94,9 +81,9 @@ TEST(EngineThreads, FormatsAnswerAsAloneAlsoWherePagesAreShort) {
   SCOPED_TRACE(testing::Message() << "seed " << kSeed);
   const auto requests = mixed(kSeed);
   const auto expected = alone(requests);
-  auto engine = start(load(data_file(kModel), small()));
+  auto engine = start(load(data_file(kModel), small_batch()));
   expect_all_same(run_concurrently(*engine, requests, kSeed), expected);
-  auto few = start(load(data_file(kModel), small(1)));
+  auto few = start(load(data_file(kModel), small_batch(1)));
   // Whether requests meet is a matter of time: again until some had to make room.
   for (std::uint64_t round = 1; round <= 20 && few->stats().preemptions == 0; ++round)
     expect_all_same(run_concurrently(*few, requests, kSeed + round), expected);
@@ -105,7 +92,7 @@ TEST(EngineThreads, FormatsAnswerAsAloneAlsoWherePagesAreShort) {
 }
 
 TEST(AnswerFormat, ABadSchemaFailsAtSubmitAndNamesTheKeyword) {
-  auto engine = start(load(data_file(kModel), small()));
+  auto engine = start(load(data_file(kModel), small_batch()));
   const auto refused = engine->submit(
       with_format({1}, {Kind::json_schema, R"({"type": "string", "pattern": "x"})"}));
   ASSERT_FALSE(refused.ok());
@@ -115,7 +102,7 @@ TEST(AnswerFormat, ABadSchemaFailsAtSubmitAndNamesTheKeyword) {
   ASSERT_FALSE(none.ok());
   EXPECT_EQ(none.error().code, Code::invalid_argument);
 
-  LlamaModel model = load(data_file(kModel), small());
+  LlamaModel model = load(data_file(kModel), small_batch());
   const std::vector<GenerateRequest> two = {with_format({1}, {Kind::json_schema, "{"}),
                                             with_format({1}, {Kind::json_schema, kSchemas[1]})};
   const auto results = generate(model, two);
@@ -127,7 +114,7 @@ TEST(AnswerFormat, ABadSchemaFailsAtSubmitAndNamesTheKeyword) {
 TEST(AnswerFormat, WhatOnlyShowsOnTheWayEndsThatRequestAlone) {
   nlohmann::json schema = {{"anyOf", nlohmann::json::array()}};
   for (int i = 0; i < 3000; ++i) schema["anyOf"].push_back({{"const", {i, 0}}});
-  auto engine = start(load(data_file(kModel), small()));
+  auto engine = start(load(data_file(kModel), small_batch()));
   Answer bad = submit(*engine, with_format({1}, {Kind::json_schema, schema.dump()}));
   Answer good = submit(*engine, with_format({1}, {Kind::json_schema, kSchemas[1]}));
   const Whole failed = read(bad), fine = read(good);

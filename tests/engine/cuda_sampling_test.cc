@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "engine_clients.h"
 #include "sample/sampler.h"
 #include "tiny_model.h"
 
@@ -111,28 +112,14 @@ TEST_F(CudaSampling, GenerationIsTheSameHoweverItIsSampled) {
   options.device = DeviceType::cuda;
   options.batch_size = 5, options.context = 128;
   LlamaModel model = test::load(test::data_file("tiny-gqa-Q4_K_M.gguf"), options);
-  std::vector<GenerateRequest> requests;
   test::Dice dice(82);
-  for (int i = 0; i < 12; ++i) {
-    GenerateRequest r;
-    r.ids = dice.ids(dice.roll(1, 40), model.info().vocab);
-    r.max_tokens = dice.roll(1, 50);
-    r.ignore_end = true;
-    r.sampling.temperature = i % 3 == 0 ? 0.0f : 0.9f;
-    r.sampling.top_k = i % 4 == 0 ? 10 : 0;
-    r.sampling.seed = static_cast<std::uint64_t>(i);
-    requests.push_back(r);
-  }
-  const auto on_device = generate(model, requests);
-  for (GenerateRequest& r : requests) r.logprobs = 0;  // the host needs the logits
-  const auto on_host = generate(model, requests);
-  ASSERT_TRUE(on_device.ok() && on_host.ok());
+  auto requests = test::drawn_requests(dice, 12, 40, 50, model.info().vocab);
+  std::vector<GenerateResult> on_host;
+  ASSERT_NO_FATAL_FAILURE(test::expect_the_same_however_sampled(model, requests, on_host));
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    EXPECT_EQ((*on_device)[i].ids.size(), static_cast<std::size_t>(requests[i].max_tokens));
-    EXPECT_EQ((*on_device)[i].ids, (*on_host)[i].ids) << i;
     const auto alone = generate(model, std::span(&requests[i], 1));
     ASSERT_TRUE(alone.ok());
-    EXPECT_EQ((*alone)[0].ids, (*on_host)[i].ids) << i;
+    EXPECT_EQ((*alone)[0].ids, on_host[i].ids) << i;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 
+#include "engine_clients.h"
 #include "tiny_model.h"
 
 namespace herd {
@@ -108,26 +109,10 @@ TEST_F(MetalModel, GreedyTokensAreTheReferencesButForNearTies) {
 
 TEST_F(MetalModel, GenerationIsTheSameHoweverItIsSampled) {
   LlamaModel model = open(DeviceType::metal_emulated, 40);
-  std::vector<GenerateRequest> requests;
   test::Dice dice(94);
-  for (int i = 0; i < 6; ++i) {
-    GenerateRequest r;
-    r.ids = dice.ids(dice.roll(1, 12), model.info().vocab);
-    r.max_tokens = dice.roll(1, 10);
-    r.ignore_end = true;
-    r.sampling.temperature = i % 3 == 0 ? 0.0f : 0.9f;
-    r.sampling.top_k = i % 4 == 0 ? 10 : 0;
-    r.sampling.seed = static_cast<std::uint64_t>(i);
-    requests.push_back(r);
-  }
-  const auto on_device = generate(model, requests);
-  for (GenerateRequest& r : requests) r.logprobs = 0;  // the host needs the logits
-  const auto on_host = generate(model, requests);
-  ASSERT_TRUE(on_device.ok() && on_host.ok());
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    EXPECT_EQ((*on_device)[i].ids.size(), static_cast<std::size_t>(requests[i].max_tokens));
-    EXPECT_EQ((*on_device)[i].ids, (*on_host)[i].ids) << i;
-  }
+  auto requests = test::drawn_requests(dice, 6, 12, 10, model.info().vocab);
+  std::vector<GenerateResult> on_host;
+  ASSERT_NO_FATAL_FAILURE(test::expect_the_same_however_sampled(model, requests, on_host));
 }
 
 }  // namespace

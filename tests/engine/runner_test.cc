@@ -7,12 +7,14 @@
 
 #include "engine/limits.h"
 #include "engine/sampling_backend.h"
+#include "engine_clients.h"
 #include "tiny_model.h"
 
 namespace herd {
 namespace {
 
 using test::Dice;
+using test::small_batch;
 
 /// A model on such a device, put together by hand.
 struct Device {
@@ -31,16 +33,6 @@ struct Device {
   LlamaModel::Impl impl;
   test::SamplingBackend* backend = nullptr;
 };
-
-ModelOptions small(std::int64_t kv_tokens) {
-  ModelOptions o;
-  o.threads = 1;
-  o.batch_size = 6;
-  o.context = 160;
-  o.max_rows = 40;
-  o.kv_tokens = kv_tokens;
-  return o;
-}
 
 std::vector<GenerateRequest> mixed_requests(std::uint64_t seed, int count) {
   Dice dice(seed);
@@ -115,12 +107,12 @@ TEST(Runner, AnswersAsAloneWhereTheDeviceChooses) {
   constexpr std::uint64_t kSeed = 31;
   const std::string path = test::data_file("tiny-gqa-Q4_K_M.gguf");
   const auto requests = mixed_requests(kSeed, 60);
-  LlamaModel model = test::load(path, small(0));
+  LlamaModel model = test::load(path, small_batch(0));
   std::vector<GenerateResult> expected;
   for (const auto& request : requests) expected.push_back(alone(model, request));
   for (const std::int64_t kv_tokens : {0, 1}) {
     SCOPED_TRACE(testing::Message() << "seed " << kSeed << ", KV " << kv_tokens);
-    Device device(path, small(kv_tokens));
+    Device device(path, small_batch(kv_tokens));
     Runner runner(device.impl, 16);
     const auto got = play(runner, device.impl, requests, kSeed);
     for (const auto& [id, g] : got) {
@@ -152,7 +144,7 @@ TEST(Runner, AChoiceThatTheDeviceCannotMakeEndsItsRequest) {
   std::vector<GenerateRequest> requests(3);
   requests[0].ids = {1, 2}, requests[1].ids = {1, 50, 2}, requests[2].ids = {1, 2};
   for (auto& request : requests) request.max_tokens = 10;
-  Device device(file.path(), small(0));
+  Device device(file.path(), small_batch(0));
   Runner runner(device.impl, 16);
   const auto got = play(runner, device.impl, requests, 1);
   EXPECT_EQ(got.at(2).end, FinishReason::error);

@@ -49,10 +49,7 @@ class SmolLM2Engine : public testing::Test {
   }
   static std::vector<GenerateResult> alone(const std::vector<GenerateRequest>& requests) {
     LlamaModel model = load_demo(1, 0);
-    std::vector<GenerateResult> results;
-    for (const auto& request : requests)
-      results.push_back(std::move((*generate(model, {&request, 1}))[0]));
-    return results;
+    return test::answers_alone(model, requests);
   }
 };
 

@@ -175,13 +175,7 @@ struct Nibbles {
   static F look_up(U index);
 };
 
-INLINE float tree_sum(const F& x) {  // tree16 of docs/numerics.md
-  float s[16];
-  store(s, x);
-  for (int step = 8; step > 0; step /= 2)
-    for (int l = 0; l < step; ++l) s[l] = s[l] + s[l + step];
-  return s[0];
-}
+#include "backend/cpu/kernels/tree_sum_plain.inl"
 
 #include "backend/cpu/kernels/all.inl"
 
