@@ -230,7 +230,7 @@ async def longprompt(target, options):
         "long_ttft_ms": round((first - sent) * 1e3, 1),
         "samples_beside": len(loud),
     }
-    return {"longprompt": figures}, options.quick or ratio <= 3
+    return {"longprompt": figures}, options.quick or (min(len(loud), len(quiet)) >= 100 and ratio <= 3)
 
 
 async def overload(server, options):
