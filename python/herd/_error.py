@@ -1,8 +1,8 @@
 class Error(Exception):
     """What the library says, in one line: the thing, its value, the limit.
 
-    `code` is one of invalid_argument, not_found, out_of_range, unsupported, corrupt,
-    resource_exhausted, io, cancelled, internal.
+    `code` is one of "invalid argument", "not found", "out of range", "unsupported", "corrupt",
+    "resource exhausted", "io", "cancelled", "internal".
     """
 
     def __init__(self, message: str, code: str = "internal") -> None:
