@@ -54,9 +54,8 @@ E by_name(const char* what, const std::string& name, const std::array<E, N>& val
 
 herd::DeviceType device_named(const std::string& name) {
   using enum herd::DeviceType;
-  return by_name<herd::DeviceType, 5>(
-      "device", name, {cpu, reference, cuda, metal, metal_emulated},
-      {"cpu", "reference", "cuda", "metal", "metal-emulated"});
+  return by_name<herd::DeviceType, 5>("device", name, {cpu, reference, cuda, metal, metal_emulated},
+                                      {"cpu", "reference", "cuda", "metal", "metal-emulated"});
 }
 
 herd::Isa isa_named(const std::string& name) {
@@ -319,9 +318,8 @@ void bind_results(py::module_& m) {
       .def_readonly("token", &Event::token)
       .def_readonly("text", &Event::text)
       .def_readonly("error", &Event::error)
-      .def_property_readonly("finish_reason", [](const Event& e) {
-        return std::string(to_string(e.finish_reason));
-      });
+      .def_property_readonly(
+          "finish_reason", [](const Event& e) { return std::string(to_string(e.finish_reason)); });
 }
 
 void bind_model(py::module_& m) {
@@ -336,10 +334,8 @@ void bind_model(py::module_& m) {
            [](std::shared_ptr<Held> held, std::vector<herd::GenerateRequest> requests) {
              return std::make_unique<Stream>(std::move(held), std::move(requests));
            })
-      .def("encode",
-           [](const Held& held, const std::string& text, bool bos, bool special) {
-             return vocabulary_of(held).encode(text, bos, special);
-           })
+      .def("encode", [](const Held& held, const std::string& text, bool bos,
+                        bool special) { return vocabulary_of(held).encode(text, bos, special); })
       .def("decode",
            [](const Held& held, const std::vector<TokenId>& ids, bool special) {
              return py::bytes(value_or_raise(vocabulary_of(held).decode(ids, special)));
