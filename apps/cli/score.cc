@@ -1,7 +1,6 @@
 // herd score: log-likelihoods of continuations, many in one ragged batch.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -19,18 +18,6 @@ struct Flags {
   std::string input;
 };
 
-/// Context and continuation are encoded as one text. A token that reaches over the border counts to
-/// the continuation: the context keeps what both encodings begin with.
-herd::ScoreRequest encode(const herd::Vocabulary& vocabulary, const ScoreEntry& entry) {
-  const bool bos = vocabulary.adds_bos();
-  const auto context = vocabulary.encode(entry.context, bos);
-  herd::ScoreRequest request;
-  request.ids = vocabulary.encode(entry.context + entry.continuation, bos);
-  const auto border = std::ranges::mismatch(request.ids, context).in1;
-  request.first = static_cast<std::int32_t>(border - request.ids.begin());
-  return request;
-}
-
 /// Everything to score, and where a line cannot be, why: in its entry's error.
 herd::Result<std::vector<herd::ScoreRequest>> make_requests(const std::string& model,
                                                             std::vector<ScoreEntry>& entries) {
@@ -46,7 +33,7 @@ herd::Result<std::vector<herd::ScoreRequest>> make_requests(const std::string& m
         if (!opened.ok()) return opened.error();
         vocabulary = std::move(*opened);
       }
-      request = encode(*vocabulary, entry);
+      request = herd::encode_score(*vocabulary, entry.context, entry.continuation);
     } else {
       request.ids = entry.context_ids;
       request.first = static_cast<std::int32_t>(request.ids.size());

@@ -12,11 +12,13 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "herd/llama.h"
 #include "herd/status.h"
 #include "herd/types.h"
+#include "herd/vocabulary.h"
 
 namespace herd {
 
@@ -24,6 +26,12 @@ struct ScoreRequest {
   std::vector<TokenId> ids;  // the context, then what is scored
   std::int32_t first = 1;    // ids[first] is the first that is scored: 1 to ids.size()
 };
+
+/// Context and continuation encoded as one text. A token that reaches over the border counts to the
+/// continuation: the context keeps what both encodings begin with. `first` is 0 or ids.size() where
+/// one side has no tokens; score() then refuses it.
+ScoreRequest encode_score(const Vocabulary& vocabulary, std::string_view context,
+                          std::string_view continuation);
 
 struct ScoreResult {
   std::vector<float> logprobs;       // [ids.size() - first] log p(token | all before it)

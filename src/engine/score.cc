@@ -11,6 +11,17 @@ bool ScoreResult::all_greedy() const {
   return std::ranges::all_of(greedy, [](std::uint8_t g) { return g != 0; });
 }
 
+ScoreRequest encode_score(const Vocabulary& vocabulary, std::string_view context,
+                          std::string_view continuation) {
+  const bool bos = vocabulary.adds_bos();
+  const auto before = vocabulary.encode(context, bos);
+  ScoreRequest request;
+  request.ids = vocabulary.encode(std::string(context).append(continuation), bos);
+  const auto border = std::ranges::mismatch(request.ids, before).in1;
+  request.first = static_cast<std::int32_t>(border - request.ids.begin());
+  return request;
+}
+
 namespace {
 
 class Scoring {
