@@ -198,7 +198,7 @@ class Model:
                 errors[i] = str(error)
         scores = iter(zip(requests, self._model.score(requests) if requests else []))
         return [
-            Score(0.0, [], [], [], errors[i]) if i in errors else _score(*next(scores)) for i in range(len(pairs))
+            _unscored(errors[i]) if i in errors else _score(*next(scores)) for i in range(len(pairs))
         ]
 
     def _score_request(self, pair: tuple[Prompt, Prompt]) -> _herd.ScoreRequest:
@@ -309,7 +309,11 @@ def _completion(r: _herd.Result, with_logprobs: bool) -> Completion:
     return Completion(r.text, r.ids, r.finish_reason, r.prompt_ids, logprobs, r.error or None)
 
 
+def _unscored(why: str) -> Score:
+    return Score(0.0, [], [], [], why)
+
+
 def _score(request: _herd.ScoreRequest, s: _herd.Score) -> Score:
     if s.error:
-        return Score(0.0, [], [], [], s.error)
+        return _unscored(s.error)
     return Score(s.sum, s.logprobs, request.ids[request.first :], [g != 0 for g in s.greedy])

@@ -1,17 +1,19 @@
 // The extension under the Python package: the public headers, one to one. What Python users see,
-// with its checks and types, is python/herd/__init__.py.
+// with its checks and types, is python/herd/_model.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -39,14 +41,14 @@ T value_or_raise(herd::Result<T> result) {
   return *std::move(result);
 }
 
-/// The value of a C++ enum by its name. Error: invalid_argument, with the names there are.
-template <class E, std::size_t N>
-E by_name(const char* what, const std::string& name, const std::array<E, N>& values,
-          const std::array<const char*, N>& names) {
+/// The one of `values` that `name_of` calls so. Error: invalid_argument, with the names there are.
+template <class E>
+E by_name(const char* what, const std::string& name, std::initializer_list<E> values,
+          std::string_view (*name_of)(E)) {
   std::string known;
-  for (std::size_t i = 0; i < N; ++i) {
-    if (name == names[i]) return values[i];
-    known += (i ? ", " : "") + std::string(names[i]);
+  for (const E value : values) {
+    if (name == name_of(value)) return value;
+    known += (known.empty() ? "" : ", ") + std::string(name_of(value));
   }
   raise({herd::Code::invalid_argument,
          std::string(what) + " '" + name + "' is unknown; known: " + known});
@@ -54,19 +56,20 @@ E by_name(const char* what, const std::string& name, const std::array<E, N>& val
 
 herd::DeviceType device_named(const std::string& name) {
   using enum herd::DeviceType;
-  return by_name<herd::DeviceType, 5>("device", name, {cpu, reference, cuda, metal, metal_emulated},
-                                      {"cpu", "reference", "cuda", "metal", "metal-emulated"});
+  return by_name("device", name, {cpu, reference, cuda, metal, metal_emulated}, herd::to_string);
 }
 
 herd::Isa isa_named(const std::string& name) {
   using enum herd::Isa;
-  return by_name<herd::Isa, 5>("isa", name, {automatic, scalar, avx2, avx512, neon},
-                               {"automatic", "scalar", "avx2", "avx512", "neon"});
+  return by_name("isa", name, {automatic, scalar, avx2, avx512, neon}, herd::to_string);
+}
+
+std::string_view kv_type_name(herd::KvType type) {
+  return type == herd::KvType::f16 ? "f16" : "f32";
 }
 
 herd::KvType kv_type_named(const std::string& name) {
-  return by_name<herd::KvType, 2>("kv_type", name, {herd::KvType::f16, herd::KvType::f32},
-                                  {"f16", "f32"});
+  return by_name("kv_type", name, {herd::KvType::f16, herd::KvType::f32}, kv_type_name);
 }
 
 /// Asks Python now and then whether a signal has come. Made and used by a thread that has let go of
@@ -227,34 +230,33 @@ std::shared_ptr<Held> load(const std::string& path, const std::string& device, i
   return std::make_shared<Held>(value_or_raise(std::move(*model)), std::move(*vocabulary));
 }
 
-std::vector<herd::GenerateResult> generate(const std::shared_ptr<Held>& held,
-                                           const std::vector<herd::GenerateRequest>& requests) {
+/// work(model, options) with the model taken and the GIL let go; a signal cancels it and is raised.
+template <class Options, class Work>
+auto in_turn(const std::shared_ptr<Held>& held, Work work) {
   Turn turn(held);
   Interrupt interrupt;
-  std::optional<herd::Result<std::vector<herd::GenerateResult>>> results;
-  {
+  Options options;
+  options.cancelled = std::ref(interrupt);
+  auto results = [&] {
     const py::gil_scoped_release no_gil;
-    herd::GenerateOptions options;
-    options.cancelled = std::ref(interrupt);
-    results = herd::generate(turn.model(), requests, options);
-  }
+    return work(turn.model(), options);
+  }();
   interrupt.rethrow();
-  return value_or_raise(std::move(*results));
+  return value_or_raise(std::move(results));
+}
+
+std::vector<herd::GenerateResult> generate(const std::shared_ptr<Held>& held,
+                                           const std::vector<herd::GenerateRequest>& requests) {
+  return in_turn<herd::GenerateOptions>(held, [&](auto& model, const auto& options) {
+    return herd::generate(model, requests, options);
+  });
 }
 
 std::vector<herd::ScoreResult> score(const std::shared_ptr<Held>& held,
                                      const std::vector<herd::ScoreRequest>& requests) {
-  Turn turn(held);
-  Interrupt interrupt;
-  std::optional<herd::Result<std::vector<herd::ScoreResult>>> results;
-  {
-    const py::gil_scoped_release no_gil;
-    herd::ScoreOptions options;
-    options.cancelled = std::ref(interrupt);
-    results = herd::score(turn.model(), requests, options);
-  }
-  interrupt.rethrow();
-  return value_or_raise(std::move(*results));
+  return in_turn<herd::ScoreOptions>(held, [&](auto& model, const auto& options) {
+    return herd::score(model, requests, options);
+  });
 }
 
 const herd::Vocabulary& vocabulary_of(const Held& held) {
@@ -344,7 +346,6 @@ void bind_model(py::module_& m) {
            [](const Held& held, const std::string& context, const std::string& continuation) {
              return herd::encode_score(vocabulary_of(held), context, continuation);
            })
-      .def("adds_bos", [](const Held& held) { return vocabulary_of(held).adds_bos(); })
       .def("info", [](const Held& held) {
         const herd::ModelInfo i = held.model.info();
         return py::dict(py::arg("architecture") = i.architecture, py::arg("name") = i.name,
