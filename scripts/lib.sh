@@ -20,6 +20,7 @@ BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohman
 TEST_PACKAGES=(libgtest-dev python3-venv)
 METAL_PACKAGES=(clang-14)  # for the one file that includes metal-cpp, and for the lint
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
+PYTHON_PACKAGES=(python3-venv python3-dev python3-pip ca-certificates)
 MODEL_PACKAGES=(python3 python3-pip ca-certificates)
 
 say() { printf '== %s\n' "$*" >&2; }
@@ -34,6 +35,8 @@ have_package() {
     cmake | g++ | pkg-config | python3 | ccache) command -v "$1" >/dev/null && return 0 ;;
     ninja-build) command -v ninja >/dev/null && return 0 ;;
     python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null && return 0 ;;
+    python3-dev) python3 -c 'import os, sysconfig
+exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null && return 0 ;;
     python3-pip) python3 -m pip --version >/dev/null 2>&1 && return 0 ;;
     *) ;;
   esac
@@ -147,6 +150,16 @@ fetch_openai_client() {
   mkdir -p "$HERD_CACHE"
   python3 -m venv --clear "$venv" &&
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$OPENAI_PACKAGE" >&2
+}
+
+# Brings what the Python package is built and tested with into $PYTHON_VENV; fails where it cannot.
+PYTHON_VENV=$HERD_CACHE/python
+fetch_python_tools() {
+  "$PYTHON_VENV/bin/python" -c 'import pybind11, scikit_build_core, pytest' 2>/dev/null && return 0
+  say "installing pybind11, scikit-build-core and pytest from PyPI into $PYTHON_VENV"
+  mkdir -p "$HERD_CACHE"
+  python3 -m venv --clear "$PYTHON_VENV" &&
+    "$PYTHON_VENV/bin/python" -m pip install --quiet --disable-pip-version-check pybind11 scikit-build-core pytest >&2
 }
 
 # Brings a browser for tests/server/page_test.py; fails where it cannot (Ubuntu packages it as a snap alone).

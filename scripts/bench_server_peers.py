@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""herd serve and llama.cpp's server under the same load, in turn; prints one table: median (lowest..highest).
+
+Called by scripts/bench-peers --server, which builds both programs. Each server is started anew for each repeat, and
+the clients (scripts/load_server.py) run on the same cores. Exit status 1 if a stream was cut short.
+"""
+
+import argparse
+import asyncio
+import socket
+import statistics
+import sys
+import time
+
+from load_server import Server, Target, throughput
+
+SLOTS = 32  # llama.cpp's, as many as there are clients at most
+FIGURES = {
+    "tokens_per_second": "tok/s",
+    "ttft_ms_p50": "first token p50 ms",
+    "ttft_ms_p99": "first token p99 ms",
+    "between_ms_p50": "between tokens p50 ms",
+    "between_ms_p99": "between tokens p99 ms",
+}
+
+
+class LlamaServer:
+    """llama.cpp's server with one slot a client and the context of herd's KV pool in all."""
+
+    def __init__(self, options):
+        self.options = options
+
+    async def __aenter__(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        o = self.options
+        command = [f"{o.llama_bin}/llama-server", "-m", o.model, "--port", str(port), "-t", str(o.threads)]
+        command += ["-tb", str(o.threads), "-np", str(SLOTS), "-c", str(o.kv_tokens), "--alias", "model"]
+        null = asyncio.subprocess.DEVNULL
+        self.process = await asyncio.create_subprocess_exec(*command, stdout=null, stderr=null)
+        self.target = Target(f"http://127.0.0.1:{port}", "model")
+        end = time.monotonic() + 120
+        while True:
+            try:
+                if '"ok"' in await self.target.get("/health"):
+                    return self
+            except OSError:
+                pass
+            if self.process.returncode is not None or time.monotonic() > end:
+                sys.exit(f"{' '.join(command)}: did not start (exit status {self.process.returncode})")
+            await asyncio.sleep(0.2)
+
+    async def __aexit__(self, *_):
+        if self.process.returncode is None:
+            self.process.terminate()
+        await self.process.wait()
+
+
+async def measure(options):
+    names = ["herd", f"llama.cpp ({options.llama_name})"]
+    samples, sound = {name: [] for name in names}, True
+    for repeat in range(options.repeats):
+        for name in names:
+            print(f"repeat {repeat + 1} of {options.repeats}: {name}", file=sys.stderr, flush=True)
+            threads = ["--threads", str(options.threads)]
+            async with Server(options, *threads) if name == "herd" else LlamaServer(options) as server:
+                figures, whole = await throughput(server.target, options)
+            samples[name].append({row["clients"]: row for row in figures["throughput"]})
+            sound = sound and whole
+    return samples, sound
+
+
+def cell(values):
+    return f"{statistics.median(values):.0f} ({min(values):.0f}..{max(values):.0f})"
+
+
+def print_table(options, samples):
+    (ours, theirs), counts = samples.values(), list(next(iter(samples.values()))[0])
+    print(f"{options.threads} threads, {options.repeats} repeats in turn of {options.seconds:g} s for each number of "
+          f"clients, {options.tokens} tokens an answer: median (lowest..highest)")
+    print("| clients | | " + " | ".join(samples) + " | ratio of medians |\n|---|---|---|---|---|")
+    for count in counts:
+        for key, title in FIGURES.items():
+            a, b = ([sample[count][key] for sample in side] for side in (ours, theirs))
+            ratio = statistics.median(a) / max(1e-9, statistics.median(b))
+            print(f"| {count} | {title} | {cell(a)} | {cell(b)} | {ratio:.2f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("herd", "llama-bin", "llama-name", "model"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.set_defaults(quick=False, tokens=64, kv_tokens=32768)
+    options = parser.parse_args()
+    samples, sound = asyncio.run(measure(options))
+    print_table(options, samples)
+    sys.exit(0 if sound else "a stream was cut short")
+
+
+if __name__ == "__main__":
+    main()
