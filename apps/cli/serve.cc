@@ -72,7 +72,7 @@ herd::Result<std::unique_ptr<server::Server>> make_server(Flags& flags) {
   if (flags.log_requests)
     flags.server.log = [](const std::string& line) { std::cerr << line << "\n"; };
   herd::ModelOptions options = flags.model.options();
-  if (flags.model.batch_size == 0) options.batch_size = 16;
+  if (flags.model.batch_size == 0) options.batch_size = 32;
   options.kv_tokens = flags.kv_tokens;
   auto model = load(flags.model.path, options);
   if (!model.ok()) return model.error();
@@ -169,6 +169,7 @@ void add_serve(CLI::App& app, int& exit_code) {
   add_network(*command, *flags);
   flags->model.add_device(*command);
   flags->model.add_sizes(*command);
+  command->get_option("--batch-size")->description("sequences that run at once; 0: 32");
   add_limits(*command, *flags);
   command->footer(
       "SIGTERM or Ctrl-C: running requests may end, new ones get 503; once more: they are "

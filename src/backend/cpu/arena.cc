@@ -33,7 +33,7 @@ bool Arena::add_block(std::int64_t bytes) {
   madvise(start + skip, static_cast<std::size_t>(size),
           MADV_HUGEPAGE);  // a wish: it may be refused
 #endif
-  blocks_.push_back({start + skip, size, 0});
+  blocks_.push_back({start + skip, size, 0, 0});
   return true;
 }
 
@@ -45,8 +45,11 @@ std::byte* Arena::take(std::int64_t bytes) {
   Block& block = blocks_.back();
   pieces_.push_back({blocks_.size() - 1, block.used});
   std::byte* piece = block.memory + block.used;
+  // What nobody has had yet is zero, and need not be there before it is used.
+  if (block.used < block.touched)
+    std::memset(piece, 0, static_cast<std::size_t>(std::min(size, block.touched - block.used)));
   block.used += size;
-  std::memset(piece, 0, static_cast<std::size_t>(size));
+  block.touched = std::max(block.touched, block.used);
   return piece;
 }
 
