@@ -351,6 +351,15 @@ TEST(CliFidelity, SmolLM2IsWithinTheStatedBounds) {
 
 // ---- verify ----
 
+TEST(CliVerify, RunsWhatIsHereButNoEmulatorUnlessAsked) {
+  const Outcome run = herd({"verify", "-m", kModel, "--json"});
+  ASSERT_EQ(run.status, 0) << run.err;
+  std::set<std::string> devices;
+  for (const json& device : json::parse(run.out)["devices"]) devices.insert(device["device"]);
+  EXPECT_TRUE(devices.contains("cpu") && devices.contains("reference"));
+  EXPECT_FALSE(devices.contains("metal-emulated"));
+}
+
 TEST(CliVerify, KeepsThePromiseAndSaysSo) {
   const Outcome text = herd({"verify", "-m", kModel});
   EXPECT_EQ(text.status, 0) << text.out << text.err;
