@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include "cli/run_herd.h"
 
@@ -355,7 +356,8 @@ TEST(CliVerify, RunsWhatIsHereButNoEmulatorUnlessAsked) {
   const Outcome run = herd({"verify", "-m", kModel, "--json"});
   ASSERT_EQ(run.status, 0) << run.err;
   std::set<std::string> devices;
-  for (const json& device : json::parse(run.out)["devices"]) devices.insert(device["device"]);
+  const json report = json::parse(run.out);
+  for (const json& device : report["devices"]) devices.insert(device["device"]);
   EXPECT_TRUE(devices.contains("cpu") && devices.contains("reference"));
   EXPECT_FALSE(devices.contains("metal-emulated"));
 }
