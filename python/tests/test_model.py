@@ -44,8 +44,27 @@ def test_a_bad_prompt_fails_alone(model):
     assert [a.finish_reason == "error" for a in answers] == [False, True, True, True, False, True]
     assert answers[0] == answers[4]
     assert answers[1].error == "prompt 1: must be text or a list of token ids, is NoneType"
+    assert answers[5].error == "prompt 5: text is not Unicode: a lone surrogate at character 0"
     assert answers[2].error == "prompt 2: the prompt has no token ids"
     assert "1000000" in answers[3].error and "\n" not in answers[3].error
+
+
+def test_log_probabilities_have_the_likeliest_beside_them(model):
+    (answer,) = model.generate(["The capital of France is"], max_tokens=4, logprobs=3)
+    assert [p.id for p in answer.logprobs] == answer.ids
+    for p in answer.logprobs:
+        assert len(p.top) == 3 and p.top[0] == (p.id, p.logprob)  # greedy: the chosen is the likeliest
+        assert p.top[0][1] > p.top[1][1] > p.top[2][1]
+    (bare,) = model.generate(["The capital of France is"], max_tokens=4)
+    assert bare.logprobs is None and bare.ids == answer.ids
+
+
+def test_stop_texts_and_ids_end_an_answer(model):
+    (answer,) = model.generate(["The capital of France is"], max_tokens=12, stop=["."])
+    assert (answer.text, answer.finish_reason) == (" Paris", "stop")
+    (paris,) = model.tokenize(" Paris")
+    (answer,) = model.generate(["The capital of France is"], max_tokens=12, stop_ids=[paris])
+    assert answer.finish_reason == "stop" and answer.ids == [paris]
 
 
 def test_a_stream_says_what_generate_says(model):
@@ -87,6 +106,9 @@ def test_scores(model):
 def test_text_and_back(model):
     ids = model.tokenize("Grüße, world")
     assert model.detokenize(ids) == "Grüße, world"
+    special = model.tokenize("<|im_start|>The")
+    assert len(special) == 2
+    assert model.detokenize(special) == "The" and model.detokenize(special, special=True) == "<|im_start|>The"
     with pytest.raises(herd.Error, match="1000000"):
         model.detokenize([10**6])
 
