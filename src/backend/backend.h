@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/file.h"
 #include "core/batch.h"
 #include "herd/status.h"
 #include "herd/types.h"
@@ -39,6 +40,9 @@ struct MatrixSource {
   /// Reads the raw blocks of rows [first, first + count) into `out` (count * row_bytes).
   std::function<Status(std::int64_t first, std::int64_t count, std::span<std::byte> out)> read;
   MatrixUse use = MatrixUse::both;
+  // Where the blocks stand as the file has them, or null; only for backends that read mappings.
+  std::shared_ptr<const FileMapping> mapping = nullptr;
+  std::uint64_t offset = 0;  // of the blocks in it
 };
 
 /// A matrix a backend owns; valid as long as the backend.
@@ -207,6 +211,8 @@ class Backend {
   // ---- memory: all of it is taken before the first step ----
   /// Repacks a matrix into the device's own order. Errors: the source's, resource_exhausted.
   virtual Result<MatrixId> load_matrix(const MatrixSource& source) = 0;
+  /// Whether load_matrix uses MatrixSource::mapping, which then lives as long as the matrix.
+  virtual bool reads_mappings() const { return false; }
   /// Bytes load_matrix would keep for such a matrix.
   virtual std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                                     MatrixUse use = MatrixUse::product) const = 0;

@@ -36,12 +36,14 @@ class Loader {
 
  private:
   void* take(std::int64_t bytes);
+  std::shared_ptr<const FileMapping> mapping(std::int32_t part);
   float* floats(std::span<const float> values);
   void advance(std::int64_t bytes);
 
   const gguf::File& file_;
   Backend& backend_;
   const ProgressFn& progress_;
+  std::vector<std::shared_ptr<const FileMapping>> mappings_;  // [part], once asked for
   std::int64_t done_ = 0, total_ = 0;
   Status status_;
 };

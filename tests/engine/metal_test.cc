@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <fstream>
 
 #include "engine_clients.h"
 #include "tiny_model.h"
@@ -62,6 +63,21 @@ TEST_F(MetalModel, TheSameBitsAloneInABatchAndInChunks) {
       ASSERT_TRUE(same_bits(chunked[i][t], alone[t])) << "sequence " << i << " token " << t;
     }
   }
+}
+
+TEST_F(MetalModel, UsesTheFilesMapping) {
+  const auto mapped = [] {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);)
+      if (line.ends_with("tiny-gqa-Q4_K_M.gguf")) return true;
+    return false;
+  };
+  EXPECT_FALSE(mapped());
+  {
+    const LlamaModel model = open(DeviceType::metal_emulated, 40);
+    EXPECT_TRUE(mapped());
+  }
+  EXPECT_FALSE(mapped());
 }
 
 /// Decoding rows beside a prompt's: steps of mixed kinds.

@@ -478,6 +478,25 @@ TEST_P(MetalAttention, SameAloneInChunksAndInABatch) {
   ASSERT_TRUE(same_bits(step({{&a, 74, 75}}), slice(alone, 74, 75, width)));
 }
 
+/// What other sequences left in a page: larger scores, and values that are no numbers.
+TEST_P(MetalAttention, WhatStandsBehindASequenceDoesNotMatter) {
+  Random random(97);
+  const std::int32_t kv_heads = 2, size = 40, slots = 12 * 32;
+  ASSERT_TRUE(metal_->create_kv({2, kv_heads, size, 32, 12}).ok());
+  const Dialogue a = dialogue(6, kv_heads, size, 75, 0, random),
+                 b = dialogue(6, kv_heads, size, 33, 6, random);
+  const auto clean = step({{&a, 0, 75}, {&b, 0, 33}});
+  Batch all;
+  for (std::int32_t slot = 0; slot < slots; ++slot)
+    all.ids.push_back(0), all.positions.push_back(0), all.slots.push_back(slot);
+  const std::size_t n = area(slots, kv_heads * size);
+  float *k = put(random.floats(n, -30000, 30000)), *v = put(std::vector<float>(n, kPoison));
+  metal_->begin_step(all);
+  metal_->rope_store({nullptr, k, v, nullptr, nullptr, slots, 0, kv_heads, size, 0, 1});
+  metal_->end_step();
+  ASSERT_TRUE(same_bits(step({{&a, 0, 75}, {&b, 0, 33}}), clean));
+}
+
 INSTANTIATE_TEST_SUITE_P(Orders, Metal, ::testing::Values("forward", "reverse", "random7"),
                          [](const auto& param) { return std::string(param.param); });
 INSTANTIATE_TEST_SUITE_P(Orders, MetalStages, ::testing::Values("forward", "reverse", "random7"),

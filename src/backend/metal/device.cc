@@ -97,6 +97,15 @@ Buffer Device::allocate(std::int64_t bytes) {
   return {buffer, static_cast<std::byte*>(buffer->contents()), static_cast<std::int64_t>(size)};
 }
 
+Buffer Device::wrap(const std::byte* data, std::int64_t bytes) {
+  const auto size = static_cast<NS::UInteger>(bytes);
+  if (size > impl_->device->maxBufferLength()) return {};
+  MTL::Buffer* buffer =
+      impl_->device->newBuffer(data, size, MTL::ResourceStorageModeShared, nullptr);
+  if (buffer == nullptr) return {};
+  return {buffer, static_cast<std::byte*>(buffer->contents()), bytes};
+}
+
 void Device::release(const Buffer& buffer) {
   if (buffer.handle != nullptr) static_cast<MTL::Buffer*>(buffer.handle)->release();
 }

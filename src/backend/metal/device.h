@@ -44,6 +44,9 @@ class Device {
 
   /// `data` is null when memory is out. Contents are undefined.
   Buffer allocate(std::int64_t bytes);
+  /// Memory that is somebody else's, without a copy; it must outlive the buffer, and no kernel may
+  /// write it. `data` is null where Metal does not take it: more than it allows, not whole pages.
+  Buffer wrap(const std::byte* data, std::int64_t bytes);
   void release(const Buffer& buffer);
   /// Errors: internal, naming the kernel.
   Result<Kernel> kernel(const std::string& name);

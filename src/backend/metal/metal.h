@@ -28,6 +28,9 @@ class MetalBackend final : public Backend {
   Counters counters() const override { return counters_; }
 
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
+  bool reads_mappings() const override { return true; }
+  /// Where a matrix's blocks are, for tests.
+  const std::byte* blocks_of(MatrixId id) const { return matrix(id).blocks.data; }
   std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                             MatrixUse use = MatrixUse::product) const override;
   Result<void*> allocate(std::int64_t bytes) override;
@@ -67,6 +70,7 @@ class MetalBackend final : public Backend {
     quant::Type type = quant::Type::F32;
     std::int64_t rows = 0, columns = 0, row_bytes = 0;
     Buffer blocks;
+    std::shared_ptr<const FileMapping> mapping;  // that the blocks are in, or null
   };
   /// Where a step's arrays lie in its memory, in bytes; `bytes` in all.
   struct StepRoom {
@@ -94,6 +98,11 @@ class MetalBackend final : public Backend {
   };
 
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
+  Status copy(const MatrixSource& source, Matrix& m);
+  /// Whether the blocks can be used where they stand in the file's mapping; then `m` has them.
+  bool find_in_mapping(const MatrixSource& source, Matrix& m);
+  Status check_mapping(const MatrixSource& source, const Matrix& m);
+  void release(const Matrix& m);
   /// Memory known to find(); null data when memory is out.
   Buffer take(std::int64_t bytes);
   void give(const Buffer& buffer);
@@ -139,7 +148,7 @@ class MetalBackend final : public Backend {
   std::string description_;
   std::unique_ptr<Device> device_;
   std::map<std::string, Kernel, std::less<>> kernels_;
-  std::map<const std::byte*, Buffer> memory_;  // by address
+  std::map<const std::byte*, Buffer> memory_;  // by address, that of mapped files too
   Status status_;
   Counters counters_;
   bool check_each_op_ = false;
@@ -151,6 +160,7 @@ class MetalBackend final : public Backend {
   KvLayout kv_;
   std::vector<Buffer> keys_, values_;  // [layers]
   Buffer nothing_;                     // stands where a kernel is given no memory
+  Buffer sums_;                        // of checksums
   Buffer gate_, up_;                   // f32 products of the feed-forward
   StepRoom room_;
   std::array<StepMemory, 2> steps_;

@@ -2,6 +2,7 @@
 // somebody waits for it, so that a host that looks too early sees old data. Misuse that Metal's
 // validation layer would report ends the command buffer with an error.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -37,15 +38,17 @@ struct Problem : Object {
 };
 
 /// Memory between guards: the address sanitizer watches them, otherwise they are looked at after
-/// each launch.
+/// each launch. Or somebody else's memory.
 struct Buffer : Object {
   std::byte* block = nullptr;
+  std::byte* others = nullptr;
   std::size_t bytes = 0;
-  std::byte* data() const { return block + kGuard; }
+  std::byte* data() const { return others != nullptr ? others : block + kGuard; }
   bool intact() const {
 #ifdef HERD_EMULATION_ASAN
     return true;
 #else
+    if (others != nullptr) return true;
     for (std::size_t i = 0; i < kGuard; ++i)
       if (block[i] != kGuardByte || data()[bytes + i] != kGuardByte) return false;
     return true;
@@ -233,6 +236,17 @@ Object* new_buffer(Device*, Sel, Unsigned bytes, Unsigned) {
   return b;
 }
 
+/// Whole pages only, as Metal has it.
+Object* new_buffer_of_others(Device*, Sel, std::byte* data, Unsigned bytes, Unsigned, void*) {
+  const auto page = static_cast<Unsigned>(sysconf(_SC_PAGESIZE));
+  if (reinterpret_cast<std::uintptr_t>(data) % page != 0 || bytes % page != 0 || bytes == 0)
+    return nullptr;
+  auto* b = make<Buffer>("MTLBuffer");
+  b->others = data;
+  b->bytes = bytes;
+  return b;
+}
+
 void device_methods(Class& c) {
   method(
       c, "name", +[](Device*, Sel) -> Object* { return autorelease(text("emulated GPU")); });
@@ -241,6 +255,7 @@ void device_methods(Class& c) {
   method(
       c, "maxBufferLength", +[](Device*, Sel) -> Unsigned { return Unsigned{1} << 36; });
   method(c, "newBufferWithLength:options:", &new_buffer);
+  method(c, "newBufferWithBytesNoCopy:length:options:deallocator:", &new_buffer_of_others);
   method(
       c, "newCommandQueue", +[](Device* d, Sel) -> Object* {
         auto* q = make<Queue>("MTLCommandQueue");
