@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/file.h"
 #include "core/batch.h"
@@ -124,6 +125,9 @@ struct RmsNormArgs {
   float epsilon;
   bool of_logit_rows = false;  // row i is taken from row logit_rows[i] of x; out is not x
   bool f32_out = false;        // out is f32 on every backend
+  // [rows of x][columns], where norm_adds(), or null: of x + add, which then stands in x (not with
+  // of_logit_rows: there x stays).
+  const float* add = nullptr;
 };
 enum class Epilogue {
   store,   // out[i] = products, f32
@@ -207,6 +211,8 @@ class Backend {
   /// What actually runs, for people and tests: "cpu avx512, 2 threads".
   virtual std::string description() const = 0;
   virtual Counters counters() const = 0;
+  /// With BackendOptions::profile: in the order in which ops first ran.
+  virtual std::vector<OpTime> op_times() const { return {}; }
 
   // ---- memory: all of it is taken before the first step ----
   /// Repacks a matrix into the device's own order. Errors: the source's, resource_exhausted.
@@ -246,6 +252,8 @@ class Backend {
   virtual StepRows begin_step(const Batch& batch) = 0;
   virtual void end_step() = 0;
   virtual void embed(const EmbedArgs& args) = 0;
+  /// Whether rms_norm takes RmsNormArgs::add; the model then leaves the residual add to the norms.
+  virtual bool norm_adds() const { return false; }
   virtual void rms_norm(const RmsNormArgs& args) = 0;
   virtual void matmul(const MatmulArgs& args) = 0;
   virtual void rope_store(const RopeStoreArgs& args) = 0;
@@ -275,7 +283,8 @@ struct BackendOptions {
   DeviceType device = DeviceType::cpu;
   int threads = 0;             // 0: the machine's cores
   Isa isa = Isa::automatic;    // cpu only
-  bool check_each_op = false;  // cuda: wait after every op, so that one that fails is named
+  bool check_each_op = false;  // cuda, metal: wait after every op, so that one that fails is named
+  bool profile = false;        // metal: wait after every op, and keep the GPU's time for it
 };
 
 /// The one place that knows which backends this build holds. Errors: unsupported, naming what is

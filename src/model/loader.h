@@ -27,6 +27,7 @@ class Loader {
   float* rope_table(const ModelConfig& config, std::int32_t context);
   float* buffer(std::int64_t floats);
   void* activations(std::int64_t values);
+  bool norms_add() const { return backend_.norm_adds(); }
   bool activations_are_floats() const { return backend_.activation_bytes() == 4; }
 
   const Status& status() const { return status_; }

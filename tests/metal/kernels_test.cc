@@ -19,6 +19,12 @@ std::size_t area(std::int64_t a, std::int64_t b) {
   return static_cast<std::size_t>(a * b);
 }
 
+std::vector<float> slice(const std::vector<float>& of, std::int64_t first, std::int64_t end,
+                         std::int64_t width) {
+  return {of.begin() + static_cast<std::ptrdiff_t>(first * width),
+          of.begin() + static_cast<std::ptrdiff_t>(end * width)};
+}
+
 /// A backend whose threads run in an order; one of them with small threadgroups.
 std::unique_ptr<Backend> emulated(const std::string& order) {
   setenv("HERD_EMULATOR_ORDER", order.c_str(), 1);
@@ -231,6 +237,47 @@ TEST_P(Metal, RmsNormOfAnyWidthAndOfLogitRows) {
   }
 }
 
+/// Fused with the residual add: the same bits as adding first, and the sums in x.
+TEST_P(Metal, RmsNormOfASum) {
+  Random random(98);
+  for (const auto& [rows, columns] :
+       {std::pair{3, 1}, {2, 31}, {3, 33}, {1, 255}, {3, 257}, {512, 32}}) {
+    SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(columns));
+    const auto x = random.floats(area(rows, columns), -100, 100);
+    const auto delta = random.floats(x.size(), -50, 50);
+    auto sum = x;
+    for (std::size_t i = 0; i < x.size(); ++i) sum[i] += delta[i];
+    float *weight = put(random.floats(static_cast<std::size_t>(columns))), *dd = put(delta);
+    float *dx = put(x), *ds = put(sum), *out = poisoned(x.size()), *wanted = poisoned(x.size());
+    void *half = room(x.size() * 2), *half_wanted = room(x.size() * 2);
+    metal_->rms_norm({dx, weight, out, rows, columns, 1e-5f, false, true, dd});
+    metal_->rms_norm({ds, weight, wanted, rows, columns, 1e-5f, false, true});
+    ASSERT_TRUE(same_bits(floats(out, x.size()), floats(wanted, x.size())));
+    ASSERT_TRUE(same_bits(floats(dx, x.size()), sum));
+    metal_->upload(dx, x.data(), std::ssize(x) * 4);
+    metal_->rms_norm({dx, weight, half, rows, columns, 1e-5f, false, false, dd});
+    metal_->rms_norm({ds, weight, half_wanted, rows, columns, 1e-5f});
+    ASSERT_TRUE(same_bits(halves(half, x.size()), halves(half_wanted, x.size())));
+    ASSERT_TRUE(same_bits(floats(dx, x.size()), sum));
+    if (rows == 3) {
+      Batch batch;
+      batch.logit_rows = {2, 0};
+      batch.ids.resize(3);
+      metal_->upload(dx, x.data(), std::ssize(x) * 4);
+      metal_->begin_step(batch);
+      metal_->rms_norm({dx, weight, out, 2, columns, 1e-5f, true, true, dd});
+      metal_->end_step();
+      const auto all = floats(wanted, x.size());
+      auto picked = slice(all, 2, 3, columns);
+      const auto first = slice(all, 0, 1, columns);
+      picked.insert(picked.end(), first.begin(), first.end());
+      ASSERT_TRUE(same_bits(floats(out, picked.size()), picked));
+      ASSERT_TRUE(same_bits(floats(dx, x.size()), x)) << "x stays";
+    }
+    metal_->release_to({0, 0});
+  }
+}
+
 TEST_P(Metal, RopeRotatesWhatTheReferenceRotates) {
   Random random(86);
   for (const auto& [heads, size, rope_size] : {std::tuple{3, 80, 64}, {1, 2, 2}, {2, 33, 32}}) {
@@ -367,11 +414,6 @@ Dialogue dialogue(std::int32_t heads, std::int32_t kv_heads, std::int32_t size, 
              {}};
   for (std::int32_t p = (length + 31) / 32; p > 0; --p) d.pages.push_back(first_page + p - 1);
   return d;
-}
-std::vector<float> slice(const std::vector<float>& of, std::int64_t first, std::int64_t end,
-                         std::int64_t width) {
-  return {of.begin() + static_cast<std::ptrdiff_t>(first * width),
-          of.begin() + static_cast<std::ptrdiff_t>(end * width)};
 }
 
 struct Part {

@@ -21,7 +21,7 @@ constexpr std::int32_t kRows = 37;  // and so a last word of two bytes where row
 class MetalMapping : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(metal_.open(false).ok());
+    ASSERT_TRUE(metal_.open({DeviceType::metal_emulated}).ok());
     path_ = fs::temp_directory_path() / ("herd_mapping_test_" + std::to_string(getpid()));
   }
   void TearDown() override { fs::remove(path_); }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -31,9 +32,10 @@ struct Size {
 
 class Device {
  public:
-  /// Compiles `source`, all kernels in one text. Errors: unsupported (no Metal device; naming what
-  /// Metal's compiler says).
-  static Result<std::unique_ptr<Device>> open(std::string_view source);
+  /// Takes the kernels from `library`, a metallib, or if that is empty compiles `source`, all
+  /// kernels in one text. Errors: unsupported (no Metal device; naming what Metal says).
+  static Result<std::unique_ptr<Device>> open(std::string_view source,
+                                              std::span<const std::byte> library = {});
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -60,6 +62,8 @@ class Device {
   std::uint64_t commit();
   /// Waits for all command buffers up to `number`. Errors: internal, with Metal's message.
   Status wait(std::uint64_t number);
+  /// What the GPU spent on the command buffers waited for so far.
+  double gpu_seconds() const;
 
  private:
   struct Impl;

@@ -28,14 +28,16 @@ void put(std::byte* to, const std::vector<T>& from) {
 
 // ---- the device ----
 
-Status MetalBackend::open(bool check_each_op) {
-  auto device = Device::open(kernel_source());
+Status MetalBackend::open(const BackendOptions& options) {
+  auto device = Device::open(kernel_source(), kernel_library());
   if (!device.ok()) return device.error();
   device_ = std::move(*device);
-  check_each_op_ = check_each_op;
+  check_each_op_ = options.check_each_op || environment_flag("HERD_METAL_CHECK");
+  profile_ = options.profile;
   description_ = fmt::format("metal, {}", device_->name());
-  for (const char* name : {"rms_norm_batch_f32", "rms_norm_batch_f16", "rope_batch_f32",
-                           "paged_attention", "to_half", "sample_batch", "swiglu_activation_f16"})
+  for (const char* name :
+       {"rms_norm_batch_f32", "rms_norm_batch_f16", "rms_norm_add_batch_f16", "rope_batch_f32",
+        "paged_attention", "to_half", "sample_batch", "swiglu_activation_f16"})
     if (prepared(name) == nullptr) return status_;
   nothing_ = take(64);
   if (nothing_.data == nullptr) return no_memory("device metal", 64);
@@ -270,8 +272,18 @@ bool MetalBackend::fits(const std::string& kernel, std::int64_t n) {
   return false;
 }
 
+void MetalBackend::time(const char* op) {
+  const double before = device_->gpu_seconds();
+  static_cast<void>(wait());
+  auto known = std::ranges::find(op_times_, op, &OpTime::op);
+  if (known == op_times_.end()) known = op_times_.insert(known, {op, 0, 0});
+  ++known->calls;
+  known->seconds += device_->gpu_seconds() - before;
+}
+
 void MetalBackend::done(const char* op, const void* out, std::int64_t rows, std::int64_t columns,
                         bool halves) {
+  if (profile_) time(op);
   if (!check_each_op_ || !wait().ok()) return;
   const auto* x = static_cast<const std::byte*>(out);
   for (std::int64_t i = 0; i < rows * columns; ++i) {
@@ -301,8 +313,7 @@ Result<std::unique_ptr<Backend>> make_metal_backend(const BackendOptions& option
                  "device metal-emulated: the emulator is for Linux; this build has metal"};
 #endif
   auto backend = std::make_unique<metal::MetalBackend>();
-  const bool check = options.check_each_op || environment_flag("HERD_METAL_CHECK");
-  if (Status status = backend->open(check); !status.ok()) return status.error();
+  if (Status status = backend->open(options); !status.ok()) return status.error();
   return std::unique_ptr<Backend>(std::move(backend));
 }
 

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,15 +18,18 @@ namespace herd::metal {
 
 /// All kernels in one text (generated from kernels/).
 std::string_view kernel_source();
+/// The same compiled ahead (a metallib), or nothing.
+std::span<const std::byte> kernel_library();
 
 class MetalBackend final : public Backend {
  public:
   ~MetalBackend() override;
   /// Errors: unsupported (no device), internal (a kernel that is missing).
-  Status open(bool check_each_op);
+  Status open(const BackendOptions& options);
 
   std::string description() const override { return description_; }
   Counters counters() const override { return counters_; }
+  std::vector<OpTime> op_times() const override { return op_times_; }
 
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
   bool reads_mappings() const override { return true; }
@@ -49,6 +53,7 @@ class MetalBackend final : public Backend {
   StepRows begin_step(const Batch& batch) override;
   void end_step() override;
   void embed(const EmbedArgs& args) override;
+  bool norm_adds() const override { return true; }
   void rms_norm(const RmsNormArgs& args) override;
   void matmul(const MatmulArgs& args) override;
   void rope_store(const RopeStoreArgs& args) override;
@@ -140,8 +145,9 @@ class MetalBackend final : public Backend {
   bool fits(const std::string& kernel, std::int64_t n);
   void multiply(const Matrix& m, const void* x, std::int32_t rows, void* out, bool add);
 
-  /// After an op, where each is checked: waits, and looks for what is not finite.
+  /// After an op: waits where each is timed or checked; the latter looks for what is not finite.
   void done(const char* op, const void* out, std::int64_t rows, std::int64_t columns, bool halves);
+  void time(const char* op);
   void note(const Status& status);
   Status wait();
 
@@ -151,7 +157,8 @@ class MetalBackend final : public Backend {
   std::map<const std::byte*, Buffer> memory_;  // by address, that of mapped files too
   Status status_;
   Counters counters_;
-  bool check_each_op_ = false;
+  bool check_each_op_ = false, profile_ = false;
+  std::vector<OpTime> op_times_;
   std::int32_t rows_ = 0;   // of the step under way
   std::int32_t norms_ = 0;  // of it so far: two a layer
 

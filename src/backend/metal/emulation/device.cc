@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -63,6 +64,12 @@ struct Buffer : Object {
   }
 };
 
+/// What stands for a metallib: this, then the kernels' source.
+constexpr std::string_view kLibraryHead = "emulated metallib\n";
+struct Data {  // dispatch_data_t
+  std::string bytes;
+};
+
 struct Library : Object {
   std::string source;
 };
@@ -97,6 +104,7 @@ struct CommandBuffer : Object {
   std::vector<Command> commands;
   Unsigned status = kNotEnqueued;
   bool encoding = false;
+  double start = 0, end = 0;  // of running, in seconds
   std::string error;
   void wrong(std::string what) {
     if (error.empty()) error = std::move(what);
@@ -112,6 +120,12 @@ String* text(std::string value) {
   auto* s = make<String>("NSString");
   s->text = std::move(value);
   return s;
+}
+
+Problem* problem(std::string what) {
+  auto* e = make<Problem>("NSError");
+  e->text = std::move(what);
+  return e;
 }
 
 // ---- autorelease pools ----
@@ -152,14 +166,20 @@ std::string run_command(const Command& c, const Order& order) {
   return wrong;
 }
 
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 void run_until(Queue& queue, const CommandBuffer* last) {
   while (!queue.waiting.empty()) {
     const Held<CommandBuffer> buffer = queue.waiting.front();
     queue.waiting.pop_front();
+    buffer->start = seconds_now();
     for (const Command& c : buffer->commands) {
       if (!buffer->error.empty()) break;
       buffer->wrong(run_command(c, queue.device->order));
     }
+    buffer->end = seconds_now();
     buffer->status = buffer->error.empty() ? kCompleted : kFailed;
     buffer->commands.clear();
     if (buffer.get() == last) return;
@@ -270,6 +290,16 @@ void device_methods(Class& c) {
         return l;
       });
   method(
+      c, "newLibraryWithData:error:", +[](Device*, Sel, Data* data, Object** error) -> Object* {
+        if (!data->bytes.starts_with(kLibraryHead)) {
+          *error = autorelease(problem("not a library of the emulator's"));
+          return nullptr;
+        }
+        auto* l = make<Library>("MTLLibrary");
+        l->source = data->bytes.substr(kLibraryHead.size());
+        return l;
+      });
+  method(
       c, "newComputePipelineStateWithFunction:error:",
       +[](Device* d, Sel, Function* f, Object**) -> Object* {
         auto* p = make<Pipeline>("MTLComputePipelineState");
@@ -317,14 +347,12 @@ void command_buffer_methods(Class& c) {
   method(
       c, "error", +[](CommandBuffer* b, Sel) -> Object* {
         if (b->error.empty()) return nullptr;
-        auto* e = make<Problem>("NSError");
-        e->text = b->error;
-        return autorelease(e);
+        return autorelease(problem(b->error));
       });
   method(
-      c, "GPUStartTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+      c, "GPUStartTime", +[](CommandBuffer* b, Sel) -> double { return b->start; });
   method(
-      c, "GPUEndTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+      c, "GPUEndTime", +[](CommandBuffer* b, Sel) -> double { return b->end; });
 }
 
 void encoder_methods(Class& c) {
@@ -411,6 +439,14 @@ void install_methods(Class& c, Class& meta) {
 
 }  // namespace herd::metal::emulation
 
+extern "C" void* dispatch_data_create(const void* bytes, std::size_t count, void*, const void*) {
+  using herd::metal::emulation::Data;
+  return new Data{{static_cast<const char*>(bytes), count}};
+}
+extern "C" void dispatch_release(void* data) {
+  using herd::metal::emulation::Data;
+  delete static_cast<Data*>(data);
+}
 extern "C" void* MTLCreateSystemDefaultDevice() {
   using namespace herd::metal::emulation;
   auto* device = make<Device>("MTLDevice");
