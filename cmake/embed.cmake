@@ -1,4 +1,5 @@
 # cmake [-DINPUT=FILE] -DOUTPUT=FILE -P embed.cmake: C++ that holds a metallib's bytes, or none.
+cmake_minimum_required(VERSION 3.25)
 set(bytes "")
 if(INPUT)
   file(READ ${INPUT} bytes HEX)
