@@ -1,5 +1,5 @@
-// A read-only file, read by position: one that shrinks is an error. Mapped only for devices that read
-// a mapping in place: there a file that shrinks is a signal.
+// A read-only file, read by position: one that shrinks is an error. Mapped for devices that use
+// files in place alone: there one that shrinks is a signal.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace herd {
 
-/// A file's bytes as memory that nobody writes: whole pages, zeros behind the file's end. REQUIRES: the
-/// file stays as it is meanwhile; to touch what was cut off ends the program.
+/// A file's bytes as memory that nobody writes: whole pages, zeros behind the file's end. REQUIRES:
+/// the file stays as it is meanwhile; to touch what was cut off ends the program.
 class FileMapping {
  public:
   FileMapping(const std::byte* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
@@ -43,7 +43,7 @@ class ReadFile {
   std::uint64_t size() const { return size_; }
   /// Fills `out` from `offset`. Errors: io (the file ends before, or a failed read).
   Status read_at(std::uint64_t offset, std::span<std::byte> out) const;
-  /// The whole file as memory, which may outlive this. Errors: io (an empty file, no address space).
+  /// The whole file as memory, which may outlive this. Errors: io (empty, no address space).
   Result<std::shared_ptr<const FileMapping>> map() const;
 
  private:
