@@ -84,7 +84,7 @@ Result<std::shared_ptr<const FileMapping>> ReadFile::map() const {
   if (size_ == 0 || !pages.within(std::numeric_limits<std::size_t>::max()))
     return Error{Code::io, fmt::format("{}: {} bytes cannot be mapped", path_, size_)};
   const auto bytes = static_cast<std::size_t>(pages.value() / page * page);
-  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor_, 0);
+  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor_, 0);
   if (data == MAP_FAILED) return system_error(path_, "cannot map", errno);
   return std::make_shared<const FileMapping>(static_cast<const std::byte*>(data), bytes);
 }

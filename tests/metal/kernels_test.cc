@@ -156,6 +156,22 @@ TEST_P(Metal, ARowsProductsDoNotDependOnTheBatch) {
   }
 }
 
+/// Whose inputs are no numbers, or lie behind another's.
+TEST_P(Metal, ARowsProductsDoNotDependOnItsNeighbours) {
+  Random random(99);
+  const std::int32_t rows = 3, outputs = 9, inputs = 33;
+  const auto blocks = random_blocks(quant::Type::F32, outputs, inputs, random);
+  auto x = random.floats(area(rows, inputs));
+  const auto id = metal_->load_matrix(source_of(blocks, quant::Type::F32, outputs, inputs));
+  ASSERT_TRUE(id.ok());
+  const auto clean = product(*id, x, rows, outputs);
+  for (std::int32_t i = 0; i < inputs; ++i) x[static_cast<std::size_t>(inputs + i)] = kPoison;
+  const auto got = product(*id, x, rows, outputs);
+  for (const std::int32_t row : {0, 2})
+    ASSERT_TRUE(same_bits(slice(got, row, row + 1, outputs), slice(clean, row, row + 1, outputs)))
+        << "row " << row;
+}
+
 TEST_P(Metal, EpiloguesOfBatchMatmul) {
   Random random(83);
   const std::int32_t rows = 5, outputs = 35, inputs = 64;
@@ -287,11 +303,21 @@ TEST_P(Metal, RopeRotatesWhatTheReferenceRotates) {
          {std::vector<std::int32_t>{0, 1, 2, 99, 50, 7, 7}, {511}, prompt}) {
       SCOPED_TRACE(std::to_string(positions.size()) + " tokens, size " + std::to_string(size));
       const auto table = random.floats(area(512, rope_size));
-      auto wanted = random.floats(area(std::ssize(positions) * heads, size));
+      const auto before = random.floats(area(std::ssize(positions) * heads, size));
+      auto wanted = before;
       float* x = put(wanted);
       rope(*reference_, wanted.data(), positions, table.data(), heads, size, rope_size);
       rope(*metal_, x, positions, put(table), heads, size, rope_size);
       ASSERT_TRUE(same_bits(floats(x, wanted.size()), wanted));
+      const auto heads_of = [&, h = heads, s = size, r = rope_size](float* q, void* out) {
+        Batch batch;
+        batch.positions = positions, batch.ids.resize(positions.size());
+        metal_->begin_step(batch);
+        metal_->rope_store({q, nullptr, nullptr, out, put(table), batch.n_rows(), h, 0, s, r, 0});
+        metal_->end_step();
+        return halves(out, wanted.size());
+      };
+      ASSERT_TRUE(same_bits(heads_of(put(before), room(wanted.size() * 2)), rounded(wanted)));
     }
   }
 }
