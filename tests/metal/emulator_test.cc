@@ -192,6 +192,7 @@ TEST_F(EmulatedDevice, TakesALibraryCompiledAhead) {
   const std::string library = "emulated metallib\n" + std::string(kernel_source());
   auto device = Device::open("", std::as_bytes(std::span(library)));
   ASSERT_TRUE(device.ok());
+  TearDown();
   device_ = std::move(*device);
   for (Buffer* b : {&a_, &b_, &out_}) *b = device_->allocate(64);
   EXPECT_EQ(add(16, 32), "");
