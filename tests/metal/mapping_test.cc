@@ -1,6 +1,7 @@
 // Weights used where they stand in the file's mapping: the same bits as copied ones, and a checksum
 // that finds a mapping which is not the file.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -90,6 +91,48 @@ TEST_F(MetalMapping, BlocksInPlaceGiveTheSameBits) {
   }
   metal_.release_to({0, 0});
   EXPECT_EQ(mapping.use_count(), 1) << "with its matrices the mapping goes";
+}
+
+TEST_F(MetalMapping, ReleasingOneMatrixLeavesTheOthers) {
+  Random random(104);
+  const auto blocks = random_blocks(quant::Type::Q4_0, kRows, 64, random);
+  MatrixSource source = source_of(blocks, quant::Type::Q4_0, kRows, 64);
+  source.offset = append(blocks, 32);
+  source.mapping = map();
+  const auto first = metal_.load_matrix(source);
+  ASSERT_TRUE(first.ok());
+  const auto before = product(*first, 64);
+  const MemoryMark mark = metal_.mark();
+  ASSERT_TRUE(metal_.load_matrix(source).ok());
+  metal_.release_to(mark);
+  ASSERT_TRUE(same_bits(product(*first, 64), before));
+}
+
+/// The first `count` of two pages, at `at` or anywhere.
+std::shared_ptr<const FileMapping> pages(std::size_t count, const std::vector<std::byte>& blocks,
+                                         std::size_t offset, void* at = nullptr) {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  void* p = mmap(at, 2 * page, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | (at != nullptr ? MAP_FIXED : 0), -1, 0);
+  EXPECT_NE(p, MAP_FAILED);
+  std::memcpy(static_cast<std::byte*>(p) + offset, blocks.data(), blocks.size());
+  return std::make_shared<const FileMapping>(static_cast<std::byte*>(p), count * page);
+}
+
+TEST_F(MetalMapping, AnotherFileAtTheSameAddressIsAnotherMapping) {
+  Random random(105);
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const auto blocks = random_blocks(quant::Type::Q4_0, kRows, 32, random);
+  MatrixSource source = source_of(blocks, quant::Type::Q4_0, kRows, 32);
+  source.mapping = pages(1, blocks, source.offset = 0);
+  auto* at = const_cast<std::byte*>(source.mapping->data());
+  ASSERT_TRUE(metal_.load_matrix(source).ok());
+  metal_.release_to({0, 0});
+  source.mapping = nullptr;
+  source.mapping = pages(2, blocks, source.offset = page + 32, at);
+  const auto id = metal_.load_matrix(source);
+  ASSERT_TRUE(id.ok()) << id.error().message;
+  EXPECT_EQ(metal_.blocks_of(*id), at + page + 32);
 }
 
 TEST_F(MetalMapping, BlocksThatCannotBeBoundAreCopied) {
