@@ -36,7 +36,8 @@ function(herd_metal_library)
   set(room ${PROJECT_SOURCE_DIR}/src/backend/metal)
   file(GLOB sources CONFIGURE_DEPENDS ${room}/*.cc)
   herd_metal_kernel_source(${CMAKE_BINARY_DIR}/metal_kernel_source.cc)
-  list(APPEND sources ${CMAKE_BINARY_DIR}/metal_kernel_source.cc)
+  herd_metallib(${CMAKE_BINARY_DIR}/metal_kernel_source.metal ${CMAKE_BINARY_DIR}/metal_kernel_library.cc)
+  list(APPEND sources ${CMAKE_BINARY_DIR}/metal_kernel_source.cc ${CMAKE_BINARY_DIR}/metal_kernel_library.cc)
   if(HERD_METAL_EMULATION)
     file(GLOB emulation CONFIGURE_DEPENDS ${room}/emulation/*.cc)
     list(REMOVE_ITEM sources ${room}/device.cc)
@@ -88,6 +89,8 @@ function(herd_metal_kernel_source output)
     string(REGEX REPLACE "#pragma once\n|#include \"[^\n]*\n" "" text "${text}")
     string(APPEND all "${text}")
   endforeach()
+  string(REGEX REPLACE "\\.cc$" ".metal" metal ${output})
+  file(CONFIGURE OUTPUT ${metal} @ONLY CONTENT "${all}")
   file(CONFIGURE OUTPUT ${output} @ONLY CONTENT "// Generated from src/backend/metal/kernels.
 #include <string_view>
 namespace herd::metal {
@@ -97,4 +100,29 @@ std::string_view kernel_source() {
 }
 }  // namespace herd::metal
 ")
+endfunction()
+
+# herd_metallib(source output): `output` defines kernel_library(), the metallib that `xcrun metal` makes of
+# `source`, or nothing where there is no such compiler: then kernels are compiled when a device is opened.
+if(APPLE)
+  find_program(HERD_XCRUN xcrun)
+endif()
+function(herd_metallib source output)
+  set(status 1)
+  if(HERD_XCRUN)  # Xcode has the compiler, its command line tools alone do not
+    execute_process(COMMAND ${HERD_XCRUN} -sdk macosx metal --version RESULT_VARIABLE status OUTPUT_QUIET ERROR_QUIET)
+  endif()
+  set(embed ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/embed.cmake)
+  if(NOT status EQUAL 0)
+    execute_process(COMMAND ${CMAKE_COMMAND} -DOUTPUT=${output} -P ${embed} COMMAND_ERROR_IS_FATAL ANY)
+    return()
+  endif()
+  set(target "")
+  if(CMAKE_OSX_DEPLOYMENT_TARGET)
+    set(target -mmacosx-version-min=${CMAKE_OSX_DEPLOYMENT_TARGET})
+  endif()
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${HERD_XCRUN} -sdk macosx metal -O2 -fno-fast-math ${target} ${source} -o ${output}.metallib
+    COMMAND ${CMAKE_COMMAND} -DINPUT=${output}.metallib -DOUTPUT=${output} -P ${embed}
+    DEPENDS ${source} ${embed} VERBATIM COMMENT "Building the Metal kernels with ${HERD_XCRUN}")
 endfunction()

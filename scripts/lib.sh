@@ -17,7 +17,7 @@ METAL_CPP=$HERD_CACHE/metal-cpp
 
 BUILD_PACKAGES=(cmake ninja-build g++ pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev
   libutf8proc-dev libedit-dev libboost-dev python3)
-TEST_PACKAGES=(libgtest-dev python3-venv)
+TEST_PACKAGES=(libgtest-dev libbenchmark-dev python3-venv)
 METAL_PACKAGES=(clang-14)  # for the one file that includes metal-cpp, and for the lint
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 PYTHON_PACKAGES=(python3-venv python3-dev python3-pip ca-certificates)

@@ -229,6 +229,7 @@ int run(const Flags& flags) {
   Bench bench(*model, need->kv_per_token);
   const herd::Status status = measure(flags, bench, progress, rounds);
   progress.clear();
+  show_op_times(*model);
   if (!status.ok()) return interrupted() ? kInterrupted : fail(status.error());
   return show(flags, make_report(flags, model->info(), rounds, std::move(*memory)));
 }
@@ -259,6 +260,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json, "for machines: ceilings, results[] and memory[]");
   command->add_option("--html", flags->html, "also write a page with plots to this file");
   flags->model.add_device(*command);
+  flags->model.add_profile(*command);
   command->footer(
       "% read and % f32 are shares of the memory bandwidth and the f32 rate measured between the "
       "run,\n"

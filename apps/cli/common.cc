@@ -130,6 +130,11 @@ void ModelFlags::add_device(CLI::App& app) {
       ->capture_default_str();
 }
 
+void ModelFlags::add_profile(CLI::App& app) {
+  app.add_flag("--profile", profile,
+               "also the time by op, on stderr; ops run one by one (metal, metal-emulated)");
+}
+
 void ModelFlags::add_sizes(CLI::App& app) {
   app.add_option("--batch-size", batch_size,
                  "sequences that run at once; 0: as many as there are, at most 16")
@@ -152,6 +157,7 @@ herd::ModelOptions ModelFlags::options() const {
   options.isa = isas.at(isa);
   options.kv_type = kv_type == "f32" ? herd::KvType::f32 : herd::KvType::f16;
   options.threads = threads;
+  options.profile = profile;
   options.context = context;
   options.batch_size = batch_size == 0 ? 16 : batch_size;
   return options;
@@ -175,6 +181,19 @@ herd::Result<herd::ModelOptions> size_to_work(const ModelFlags& flags,
   options.kv_tokens = std::clamp<std::int64_t>(total, options.context,
                                                std::int64_t{options.batch_size} * options.context);
   return options;
+}
+
+void show_op_times(const herd::LlamaModel& model) {
+  const auto times = model.op_times();
+  double all = 0;
+  for (const herd::OpTime& t : times) all += t.seconds;
+  if (times.empty()) return;
+  std::cerr << fmt::format("{:<20} {:>8} {:>12} {:>12} {:>6}\n", "op", "calls", "ms", "us/call",
+                           "%");
+  for (const herd::OpTime& t : times)
+    std::cerr << fmt::format("{:<20} {:>8} {:>12.3f} {:>12.2f} {:>6.1f}\n", t.op, t.calls,
+                             t.seconds * 1e3, t.seconds * 1e6 / static_cast<double>(t.calls),
+                             100 * t.seconds / all);
 }
 
 herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions options) {

@@ -54,10 +54,12 @@ std::vector<std::string> device_names();
 struct ModelFlags {
   std::string path, device = "cpu", isa = "auto", kv_type = "f16";
   int threads = 0, context = 0, batch_size = 0;
+  bool profile = false;
 
   void add_path(CLI::App& app, bool positional = false);
   void add_device(CLI::App& app);
   void add_sizes(CLI::App& app);
+  void add_profile(CLI::App& app);
   /// Options for the library; batch size and context as given or 0.
   herd::ModelOptions options() const;
 };
@@ -67,6 +69,9 @@ struct ModelFlags {
 /// no more than that. Errors: as LlamaModel::plan.
 herd::Result<herd::ModelOptions> size_to_work(const ModelFlags& flags,
                                               const std::vector<std::int64_t>& lengths, int most);
+
+/// With --profile: a table of the ops and their times, on stderr.
+void show_op_times(const herd::LlamaModel& model);
 
 /// Loads with a progress bar.
 herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions options);

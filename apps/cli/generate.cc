@@ -215,6 +215,7 @@ int run(Flags& flags) {
   const auto results = run_all(*model, *entries, watcher);
   if (!results.ok()) return fail(results.error());
   watcher.finish();
+  show_op_times(*model);
   return show(flags, *entries, *results, stream);
 }
 
@@ -256,6 +257,7 @@ void add_generate(CLI::App& app, int& exit_code) {
       "one line per prompt, in order: index, prompt_ids, ids, text, finish_reason, logprobs");
   flags->model.add_device(*command);
   flags->model.add_sizes(*command);
+  flags->model.add_profile(*command);
   command->footer(
       "A prompt that cannot run ends alone with finish_reason \"error\"; the others go on, and the "
       "exit\n"

@@ -33,6 +33,7 @@ struct ModelOptions {
                                  // at most a quarter of the machine's memory
   std::int32_t max_rows = 512;   // rows in one step: prompts are fed in chunks of at most this
   KvType kv_type = KvType::f16;
+  bool profile = false;  // metal and metal-emulated: op_times(); each op then runs alone, so slower
   ProgressFn progress;
 };
 
@@ -117,6 +118,8 @@ class LlamaModel {
 
   ModelInfo info() const;
   ModelCounters counters() const;
+  /// With ModelOptions::profile: the device's time by op, costliest first. Otherwise empty.
+  std::vector<OpTime> op_times() const;
 
   struct Impl;
   Impl& impl() { return *impl_; }  // for the library's own rooms

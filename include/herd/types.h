@@ -55,6 +55,13 @@ struct TokenLogprob {
   std::vector<std::pair<TokenId, float>> top;  // likeliest first, ties to the lower id
 };
 
+/// What the steps so far spent in one op of the forward pass.
+struct OpTime {
+  std::string op;
+  std::uint64_t calls = 0;
+  double seconds = 0;
+};
+
 /// Called with (done, total) while a model loads; from the loading thread only.
 using ProgressFn = std::function<void(std::int64_t done, std::int64_t total)>;
 

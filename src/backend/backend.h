@@ -19,7 +19,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "base/file.h"
 #include "core/batch.h"
 #include "herd/status.h"
 #include "herd/types.h"
@@ -39,6 +41,9 @@ struct MatrixSource {
   /// Reads the raw blocks of rows [first, first + count) into `out` (count * row_bytes).
   std::function<Status(std::int64_t first, std::int64_t count, std::span<std::byte> out)> read;
   MatrixUse use = MatrixUse::both;
+  // Where the blocks stand as the file has them, or null; only for backends that read mappings.
+  std::shared_ptr<const FileMapping> mapping = nullptr;
+  std::uint64_t offset = 0;  // of the blocks in it
 };
 
 /// A matrix a backend owns; valid as long as the backend.
@@ -120,6 +125,9 @@ struct RmsNormArgs {
   float epsilon;
   bool of_logit_rows = false;  // row i is taken from row logit_rows[i] of x; out is not x
   bool f32_out = false;        // out is f32 on every backend
+  // [rows of x][columns], where norm_adds(), or null: of x + add, which then stands in x (not with
+  // of_logit_rows: there x stays).
+  const float* add = nullptr;
 };
 enum class Epilogue {
   store,   // out[i] = products, f32
@@ -203,10 +211,14 @@ class Backend {
   /// What actually runs, for people and tests: "cpu avx512, 2 threads".
   virtual std::string description() const = 0;
   virtual Counters counters() const = 0;
+  /// With BackendOptions::profile: in the order in which ops first ran.
+  virtual std::vector<OpTime> op_times() const { return {}; }
 
   // ---- memory: all of it is taken before the first step ----
   /// Repacks a matrix into the device's own order. Errors: the source's, resource_exhausted.
   virtual Result<MatrixId> load_matrix(const MatrixSource& source) = 0;
+  /// Whether load_matrix uses MatrixSource::mapping, which then lives as long as the matrix.
+  virtual bool reads_mappings() const { return false; }
   /// Bytes load_matrix would keep for such a matrix.
   virtual std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                                     MatrixUse use = MatrixUse::product) const = 0;
@@ -240,6 +252,8 @@ class Backend {
   virtual StepRows begin_step(const Batch& batch) = 0;
   virtual void end_step() = 0;
   virtual void embed(const EmbedArgs& args) = 0;
+  /// Whether rms_norm takes RmsNormArgs::add; the model then leaves the residual add to the norms.
+  virtual bool norm_adds() const { return false; }
   virtual void rms_norm(const RmsNormArgs& args) = 0;
   virtual void matmul(const MatmulArgs& args) = 0;
   virtual void rope_store(const RopeStoreArgs& args) = 0;
@@ -269,7 +283,8 @@ struct BackendOptions {
   DeviceType device = DeviceType::cpu;
   int threads = 0;             // 0: the machine's cores
   Isa isa = Isa::automatic;    // cpu only
-  bool check_each_op = false;  // cuda: wait after every op, so that one that fails is named
+  bool check_each_op = false;  // cuda, metal: wait after every op, so that one that fails is named
+  bool profile = false;        // metal: wait after every op, and keep the GPU's time for it
 };
 
 /// The one place that knows which backends this build holds. Errors: unsupported, naming what is

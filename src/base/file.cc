@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,6 +76,21 @@ Status ReadFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
     offset += static_cast<std::uint64_t>(got);
   }
   return {};
+}
+
+Result<std::shared_ptr<const FileMapping>> ReadFile::map() const {
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const ByteSize pages = ByteSize(size_) + ByteSize(page - 1);
+  if (size_ == 0 || !pages.within(std::numeric_limits<std::size_t>::max()))
+    return Error{Code::io, fmt::format("{}: {} bytes cannot be mapped", path_, size_)};
+  const auto bytes = static_cast<std::size_t>(pages.value() / page * page);
+  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor_, 0);
+  if (data == MAP_FAILED) return system_error(path_, "cannot map", errno);
+  return std::make_shared<const FileMapping>(static_cast<const std::byte*>(data), bytes);
+}
+
+FileMapping::~FileMapping() {
+  ::munmap(const_cast<std::byte*>(data_), bytes_);
 }
 
 }  // namespace herd

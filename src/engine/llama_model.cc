@@ -82,7 +82,10 @@ Result<Opened> open_model(const std::string& path, const ModelOptions& options) 
   if (!file.ok()) return file.error();
   const auto config = read_config(*file);
   if (!config.ok()) return named(path, config.error());
-  auto backend = make_backend({options.device, options.threads, options.isa});
+  auto backend = make_backend({.device = options.device,
+                               .threads = options.threads,
+                               .isa = options.isa,
+                               .profile = options.profile});
   if (!backend.ok()) return backend.error();
   const auto limits = choose_limits(options, *config, **backend);
   if (!limits.ok()) return limits.error();
@@ -404,6 +407,12 @@ ModelInfo LlamaModel::info() const {
           c.layers,       c.hidden,           c.heads,
           c.kv_heads,     c.head_size,        c.vocab,
           c.context,      impl_->weight_bytes};
+}
+
+std::vector<OpTime> LlamaModel::op_times() const {
+  auto times = impl_->model->backend().op_times();
+  std::ranges::stable_sort(times, std::greater(), &OpTime::seconds);
+  return times;
 }
 
 ModelCounters LlamaModel::counters() const {

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file.h"
 #include "herd/status.h"
 #include "herd/types.h"
 #include "quant/types.h"
@@ -77,6 +78,8 @@ class Source {
   virtual ~Source() = default;
   /// Fills `out` from `offset` of file `part`. Errors: io (short read, truncated since opening).
   virtual Status read(std::int32_t part, std::uint64_t offset, std::span<std::byte> out) const = 0;
+  /// File `part` as memory. Errors: unsupported (not a file), io.
+  virtual Result<std::shared_ptr<const FileMapping>> map(std::int32_t part) const = 0;
 };
 
 /// A checked GGUF: metadata in memory, tensors read on demand. Immutable; reads are thread-safe.
@@ -104,6 +107,11 @@ class File {
 
   /// Raw blocks [first_byte, first_byte + out.size()) of a tensor of this file.
   Status read(const TensorInfo& tensor, std::uint64_t first_byte, std::span<std::byte> out) const;
+  /// The file that holds tensors of `part` as memory: a tensor's bytes begin at its offset in it.
+  /// Errors: unsupported (parsed from memory), io.
+  Result<std::shared_ptr<const FileMapping>> map(std::int32_t part) const {
+    return source_->map(part);
+  }
 
  private:
   friend class Parser;

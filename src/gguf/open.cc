@@ -22,6 +22,9 @@ class MemorySource final : public Source {
     if (!out.empty()) std::memcpy(out.data(), bytes_.data() + offset, out.size());
     return {};
   }
+  Result<std::shared_ptr<const FileMapping>> map(std::int32_t) const override {
+    return Error{Code::unsupported, "parsed from memory: there is no file to map"};
+  }
 
  private:
   std::span<const std::byte> bytes_;
@@ -34,6 +37,9 @@ class FileSource final : public Source {
     if (part < 0 || static_cast<std::size_t>(part) >= files.size())
       return Error{Code::io, fmt::format("part {} of {} files", part, files.size())};
     return files[static_cast<std::size_t>(part)].read_at(offset, out);
+  }
+  Result<std::shared_ptr<const FileMapping>> map(std::int32_t part) const override {
+    return files.at(static_cast<std::size_t>(part)).map();
   }
 };
 

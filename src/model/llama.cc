@@ -18,19 +18,31 @@ void Model::process_layer(std::int32_t layer, const StepRows& step) {
   const std::int32_t rows = step.rows;
   Backend& device = *backend_;
 
+  // x += product, by the product or by the norm after it.
+  const auto add_product = [&](const void* in, MatrixId weights) {
+    if (s.delta == nullptr)
+      device.matmul({in, rows, 1, {weights}, {s.x}, Epilogue::add});
+    else
+      device.matmul({in, rows, 1, {weights}, {s.delta}});
+  };
+  const auto norm = [&](const float* weight, const float* add) {
+    device.rms_norm({s.x, weight, s.normed, rows, c.hidden, c.rms_epsilon, /*of_logit_rows=*/false,
+                     /*f32_out=*/false, add});
+  };
+
   // Attention: x += Wo attend(rope(Wq n), rope(Wk n), Wv n), n = norm(x)
-  device.rms_norm({s.x, w.attention_norm, s.normed, rows, c.hidden, c.rms_epsilon});
+  norm(w.attention_norm, layer > 0 ? s.delta : nullptr);
   device.matmul({s.normed, rows, 3, {w.q, w.k, w.v}, {s.q, s.k, s.v}});
   device.rope_store({s.q, s.k, s.v, s.rotated, weights_.rope_table, rows, c.heads, c.kv_heads,
                      c.head_size, c.rope_size, layer});
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_size));
   device.attention({s.rotated, s.attended, layer, c.heads, scale});
-  device.matmul({s.attended, rows, 1, {w.attention_output}, {s.x}, Epilogue::add});
+  add_product(s.attended, w.attention_output);
 
   // Feed-forward: x += Wdown (silu(Wgate n) * Wup n), n = norm(x)
-  device.rms_norm({s.x, w.ffn_norm, s.normed, rows, c.hidden, c.rms_epsilon});
+  norm(w.ffn_norm, s.delta);
   device.matmul({s.normed, rows, 2, {w.gate, w.up}, {s.gate, s.up}, Epilogue::swiglu});
-  device.matmul({s.gate, rows, 1, {w.down}, {s.x}, Epilogue::add});
+  add_product(s.gate, w.down);
 }
 
 const float* Model::output(const StepRows& step) {
@@ -38,7 +50,7 @@ const float* Model::output(const StepRows& step) {
   const std::int32_t rows = step.logits;
   if (rows == 0) return work_.logits;  // a chunk of a prompt: nobody asked
   backend_->rms_norm({work_.x, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon,
-                      /*of_logit_rows=*/true});
+                      /*of_logit_rows=*/true, /*f32_out=*/false, work_.delta});
   backend_->matmul({work_.gathered, rows, 1, {weights_.output}, {work_.logits}});
   return work_.logits;
 }
@@ -69,8 +81,10 @@ WorkspaceWidths workspace_widths(const ModelConfig& c, const Backend& backend) {
   const std::int64_t q = std::int64_t{c.heads} * c.head_size,
                      kv = std::int64_t{c.kv_heads} * c.head_size;
   const std::int64_t rotated = backend.activation_bytes() == 4 ? 0 : q;
-  return {{c.hidden + q + 2 * kv, c.hidden + q + 2 * std::int64_t{c.feed_forward} + rotated},
-          {c.vocab, c.hidden}};
+  const std::int64_t delta = backend.norm_adds() ? c.hidden : 0;
+  return {
+      {c.hidden + delta + q + 2 * kv, c.hidden + q + 2 * std::int64_t{c.feed_forward} + rotated},
+      {c.vocab, c.hidden}};
 }
 std::int64_t workspace_bytes(const ModelConfig& c, const Backend& backend,
                              const ModelLimits& limits) {
@@ -100,6 +114,7 @@ Workspace take_workspace(Loader& loader, const ModelConfig& c, const ModelLimits
                      kv = std::int64_t{c.kv_heads} * c.head_size;
   Workspace work = {};
   work.x = loader.buffer(rows * c.hidden);
+  if (loader.norms_add()) work.delta = loader.buffer(rows * c.hidden);
   work.normed = loader.activations(rows * c.hidden);
   work.q = loader.buffer(rows * q);
   work.k = loader.buffer(rows * kv);

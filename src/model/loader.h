@@ -27,6 +27,7 @@ class Loader {
   float* rope_table(const ModelConfig& config, std::int32_t context);
   float* buffer(std::int64_t floats);
   void* activations(std::int64_t values);
+  bool norms_add() const { return backend_.norm_adds(); }
   bool activations_are_floats() const { return backend_.activation_bytes() == 4; }
 
   const Status& status() const { return status_; }
@@ -36,12 +37,14 @@ class Loader {
 
  private:
   void* take(std::int64_t bytes);
+  std::shared_ptr<const FileMapping> mapping(std::int32_t part);
   float* floats(std::span<const float> values);
   void advance(std::int64_t bytes);
 
   const gguf::File& file_;
   Backend& backend_;
   const ProgressFn& progress_;
+  std::vector<std::shared_ptr<const FileMapping>> mappings_;  // [part], once asked for
   std::int64_t done_ = 0, total_ = 0;
   Status status_;
 };

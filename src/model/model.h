@@ -68,6 +68,7 @@ struct ModelWeights {
 /// Activations of one step, taken once for the largest step.
 struct Workspace {
   float* x;        // [max_rows][hidden] the residual stream
+  float* delta;    // [max_rows][hidden] what the next norm adds to x; null where products add
   void* normed;    // [max_rows][hidden] activations
   float* q;        // [max_rows][heads * head_size]
   float* k;        // [max_rows][kv_heads * head_size]

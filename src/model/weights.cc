@@ -107,9 +107,21 @@ MatrixId Loader::matrix(const std::string& name, MatrixUse use) {
     advance(static_cast<std::int64_t>(out.size()));
     return status;
   };
+  source.mapping = mapping(tensor.part);
+  source.offset = tensor.offset;
   const auto id = backend_.load_matrix(source);
   if (!id.ok()) status_ = id.status();
   return id.ok() ? *id : MatrixId{};
+}
+
+/// Null where it is of no use or cannot be had: then weights are read.
+std::shared_ptr<const FileMapping> Loader::mapping(std::int32_t part) {
+  if (!backend_.reads_mappings()) return nullptr;
+  const auto i = static_cast<std::size_t>(part);
+  if (mappings_.size() <= i) mappings_.resize(i + 1);
+  if (mappings_[i] == nullptr)
+    if (auto mapped = file_.map(part); mapped.ok()) mappings_[i] = *std::move(mapped);
+  return mappings_[i];
 }
 
 float* Loader::vector(const std::string& name) {

@@ -3,8 +3,11 @@
 // emulator.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <fstream>
+#include <map>
 
 #include "engine_clients.h"
 #include "tiny_model.h"
@@ -62,6 +65,52 @@ TEST_F(MetalModel, TheSameBitsAloneInABatchAndInChunks) {
       ASSERT_TRUE(same_bits(chunked[i][t], alone[t])) << "sequence " << i << " token " << t;
     }
   }
+}
+
+TEST_F(MetalModel, UsesTheFilesMapping) {
+  const auto mapped = [] {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);)
+      if (line.ends_with("tiny-gqa-Q4_K_M.gguf")) return true;
+    return false;
+  };
+  EXPECT_FALSE(mapped());
+  {
+    const LlamaModel model = open(DeviceType::metal_emulated, 40);
+    EXPECT_TRUE(mapped());
+  }
+  EXPECT_FALSE(mapped());
+}
+
+TEST_F(MetalModel, TimesOfOps) {
+  ModelOptions options;
+  options.device = DeviceType::metal_emulated;
+  options.batch_size = 2, options.context = 32, options.profile = true;
+  LlamaModel model = test::load(test::data_file("tiny-gqa-Q4_K_M.gguf"), options);
+  EXPECT_TRUE(model.op_times().empty());
+  const std::vector<std::vector<TokenId>> ids = {{1, 2, 3}, {4}};
+  const auto timed = model.forward_batch(ids);
+  ASSERT_TRUE(timed.ok());
+  const auto layers = static_cast<std::uint64_t>(model.info().layers);
+  const std::map<std::string, std::uint64_t> calls = {
+      {"embed", 1},           {"rms_norm", 2 * layers + 1},   {"matmul", 5 * layers + 1},
+      {"rope_store", layers}, {"matmul with swiglu", layers}, {"attention", layers}};
+  std::map<std::string, std::uint64_t> found;
+  for (const OpTime& t : model.op_times()) {
+    found[t.op] = t.calls;
+    EXPECT_FALSE(!(t.seconds > 0 && t.seconds < 100)) << t.op << " " << t.seconds;
+  }
+  EXPECT_EQ(found, calls);
+  EXPECT_TRUE(std::ranges::is_sorted(model.op_times(), std::greater(), &OpTime::seconds));
+  LlamaModel plain = open(DeviceType::metal_emulated, 40);
+  const auto untimed = plain.forward_batch(ids);
+  ASSERT_TRUE(untimed.ok() && plain.op_times().empty());
+  for (std::size_t i = 0; i < ids.size(); ++i) EXPECT_TRUE(same_bits((*timed)[i], (*untimed)[i]));
+  options.device = DeviceType::cpu;
+  const auto other = LlamaModel::from_gguf(test::data_file("tiny-gqa-Q4_K_M.gguf"), options);
+  ASSERT_FALSE(other.ok());
+  EXPECT_EQ(other.error().message,
+            "device cpu: times by op are kept on metal and metal-emulated only");
 }
 
 /// Decoding rows beside a prompt's: steps of mixed kinds.

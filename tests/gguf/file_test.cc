@@ -168,6 +168,26 @@ TEST(GgufFile, Summaries) {
   EXPECT_EQ(summarize(text, 1), "\"a\\x0a\\\"b\"");
 }
 
+TEST(GgufFile, AMappingHoldsEveryTensorAtItsOffset) {
+  std::shared_ptr<const FileMapping> mapping;
+  const auto opened = open(kTiny);
+  ASSERT_TRUE(opened.ok());
+  {
+    const File again = open(kTiny).value();
+    mapping = again.map(0).value();  // and outlives its file
+  }
+  EXPECT_EQ(mapping->bytes() % 4096, 0u);
+  ASSERT_GE(mapping->bytes(), opened->file_bytes());
+  for (const TensorInfo& tensor : opened->tensors()) {
+    std::vector<std::byte> bytes(tensor.bytes);
+    ASSERT_TRUE(opened->read(tensor, 0, bytes).ok());
+    EXPECT_EQ(std::memcmp(mapping->data() + tensor.offset, bytes.data(), bytes.size()), 0)
+        << tensor.name;
+  }
+  expect_error(parse(one_of_each()).value().map(0), Code::unsupported,
+               "parsed from memory: there is no file to map");
+}
+
 TEST(GgufFile, MissingAndForeignFiles) {
   const Result<File> missing = open("/nonexistent/x.gguf");
   expect_error(missing, Code::not_found,

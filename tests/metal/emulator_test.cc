@@ -188,6 +188,24 @@ TEST_F(EmulatedDevice, HasNoKernelOfAnotherName) {
   EXPECT_TRUE(mentions(kernel.error().message, "no_such_kernel"));
 }
 
+TEST_F(EmulatedDevice, TakesALibraryCompiledAhead) {
+  const std::string library = "emulated metallib\n" + std::string(kernel_source());
+  auto device = Device::open("", std::as_bytes(std::span(library)));
+  ASSERT_TRUE(device.ok());
+  TearDown();
+  device_ = std::move(*device);
+  for (Buffer* b : {&a_, &b_, &out_}) *b = device_->allocate(64);
+  EXPECT_EQ(add(16, 32), "");
+}
+
+TEST_F(EmulatedDevice, NamesALibraryThatDoesNotLoad) {
+  const std::string library = "no library";
+  const auto device = Device::open(kernel_source(), std::as_bytes(std::span(library)));
+  ASSERT_FALSE(device.ok());
+  EXPECT_EQ(device.error().message,
+            "device metal: the kernels do not load: not a library of the emulator's");
+}
+
 #if !defined(__SANITIZE_ADDRESS__)  // which ends the program there
 TEST_F(EmulatedDevice, NamesAWriteOutsideOfABuffer) {
   const auto kernel = device_->kernel("to_half");

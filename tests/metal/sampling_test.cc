@@ -87,6 +87,19 @@ TEST_F(MetalSampling, ChoosesAsTheHost) {
   }
 }
 
+TEST_F(MetalSampling, EveryRowOfALongStep) {
+  Random random(96);
+  const std::int32_t rows = 512, vocab = 33;
+  const auto logits = random.floats(static_cast<std::size_t>(rows * vocab));
+  const auto got = choose(logits, vocab, std::vector<SamplingRow>(static_cast<std::size_t>(rows)));
+  ASSERT_EQ(got.size(), static_cast<std::size_t>(rows));
+  for (std::int32_t r = 0; r < rows; ++r) {
+    const auto first = logits.begin() + r * vocab;
+    ASSERT_EQ(got[static_cast<std::size_t>(r)], std::max_element(first, first + vocab) - first)
+        << r;
+  }
+}
+
 TEST_F(MetalSampling, WhatIsNotFiniteHasNoChoice) {
   const float nan = std::nanf("");
   const std::vector<float> logits = {1,          2,          3,          1, nan,

@@ -7,6 +7,9 @@
 #include <Metal/Metal.hpp>
 #include <algorithm>
 #include <deque>
+#include <vector>
+
+#include <dispatch/dispatch.h>
 
 namespace herd::metal {
 namespace {
@@ -30,6 +33,21 @@ std::string message(const NS::Error* error) {
   return error->localizedDescription()->utf8String();
 }
 
+MTL::Library* compile(MTL::Device& device, std::string_view source, NS::Error** error) {
+  MTL::CompileOptions* options = MTL::CompileOptions::alloc()->init();
+  options->setFastMathEnabled(false);
+  MTL::Library* library = device.newLibrary(text(std::string(source)), options, error);
+  options->release();
+  return library;
+}
+MTL::Library* load(MTL::Device& device, std::span<const std::byte> bytes, NS::Error** error) {
+  dispatch_data_t data =
+      dispatch_data_create(bytes.data(), bytes.size(), nullptr, DISPATCH_DATA_DESTRUCTOR_DEFAULT);
+  MTL::Library* library = device.newLibrary(data, error);
+  dispatch_release(data);
+  return library;
+}
+
 }  // namespace
 
 struct Device::Impl {
@@ -41,6 +59,7 @@ struct Device::Impl {
   MTL::ComputeCommandEncoder* encoder = nullptr;
   std::deque<MTL::CommandBuffer*> sent;
   std::uint64_t n_sent = 0, n_done = 0;
+  double gpu_seconds = 0;
 
   MTL::ComputeCommandEncoder* encode() {
     if (encoder != nullptr) return encoder;
@@ -62,20 +81,21 @@ Device::~Device() {
   if (impl_->device != nullptr) impl_->device->release();
 }
 
-Result<std::unique_ptr<Device>> Device::open(std::string_view source) {
+Result<std::unique_ptr<Device>> Device::open(std::string_view source,
+                                             std::span<const std::byte> library) {
   const Pool pool;
   std::unique_ptr<Device> opened(new Device(std::make_unique<Impl>()));
   Impl& d = *opened->impl_;
   d.device = MTL::CreateSystemDefaultDevice();
   if (d.device == nullptr) return Error{Code::unsupported, "device metal: no Metal device here"};
   d.queue = d.device->newCommandQueue();
-  MTL::CompileOptions* options = MTL::CompileOptions::alloc()->init();
-  options->setFastMathEnabled(false);
   NS::Error* error = nullptr;
-  d.library = d.device->newLibrary(text(std::string(source)), options, &error);
-  options->release();
+  d.library =
+      library.empty() ? compile(*d.device, source, &error) : load(*d.device, library, &error);
   if (d.library == nullptr)
-    return Error{Code::unsupported, "device metal: the kernels do not compile: " + message(error)};
+    return Error{Code::unsupported, std::string("device metal: the kernels do not ") +
+                                        (library.empty() ? "compile: " : "load: ") +
+                                        message(error)};
   if (d.queue == nullptr) return Error{Code::unsupported, "device metal: no command queue"};
   return opened;
 }
@@ -95,6 +115,15 @@ Buffer Device::allocate(std::int64_t bytes) {
   MTL::Buffer* buffer = impl_->device->newBuffer(size, MTL::ResourceStorageModeShared);
   if (buffer == nullptr) return {};
   return {buffer, static_cast<std::byte*>(buffer->contents()), static_cast<std::int64_t>(size)};
+}
+
+Buffer Device::wrap(const std::byte* data, std::int64_t bytes) {
+  const auto size = static_cast<NS::UInteger>(bytes);
+  if (size > impl_->device->maxBufferLength()) return {};
+  MTL::Buffer* buffer =
+      impl_->device->newBuffer(data, size, MTL::ResourceStorageModeShared, nullptr);
+  if (buffer == nullptr) return {};
+  return {buffer, static_cast<std::byte*>(buffer->contents()), bytes};
 }
 
 void Device::release(const Buffer& buffer) {
@@ -141,6 +170,10 @@ std::uint64_t Device::commit() {
   return ++d.n_sent;
 }
 
+double Device::gpu_seconds() const {
+  return impl_->gpu_seconds;
+}
+
 Status Device::wait(std::uint64_t number) {
   const Pool pool;
   Impl& d = *impl_;
@@ -149,6 +182,7 @@ Status Device::wait(std::uint64_t number) {
     MTL::CommandBuffer* buffer = d.sent.front();
     d.sent.pop_front();
     buffer->waitUntilCompleted();
+    d.gpu_seconds += buffer->GPUEndTime() - buffer->GPUStartTime();
     if (status.ok() && buffer->status() == MTL::CommandBufferStatusError)
       status = {Code::internal, "metal: " + message(buffer->error())};
     buffer->release();

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -31,9 +32,10 @@ struct Size {
 
 class Device {
  public:
-  /// Compiles `source`, all kernels in one text. Errors: unsupported (no Metal device; naming what
-  /// Metal's compiler says).
-  static Result<std::unique_ptr<Device>> open(std::string_view source);
+  /// Takes the kernels from `library`, a metallib, or if that is empty compiles `source`, all
+  /// kernels in one text. Errors: unsupported (no Metal device; naming what Metal says).
+  static Result<std::unique_ptr<Device>> open(std::string_view source,
+                                              std::span<const std::byte> library = {});
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -44,6 +46,9 @@ class Device {
 
   /// `data` is null when memory is out. Contents are undefined.
   Buffer allocate(std::int64_t bytes);
+  /// Memory that is somebody else's, without a copy; it must outlive the buffer, and no kernel may
+  /// write it. `data` is null where Metal does not take it: more than it allows, not whole pages.
+  Buffer wrap(const std::byte* data, std::int64_t bytes);
   void release(const Buffer& buffer);
   /// Errors: internal, naming the kernel.
   Result<Kernel> kernel(const std::string& name);
@@ -57,6 +62,8 @@ class Device {
   std::uint64_t commit();
   /// Waits for all command buffers up to `number`. Errors: internal, with Metal's message.
   Status wait(std::uint64_t number);
+  /// What the GPU spent on the command buffers waited for so far.
+  double gpu_seconds() const;
 
  private:
   struct Impl;

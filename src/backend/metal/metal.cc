@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -15,9 +14,6 @@
 namespace herd {
 namespace metal {
 namespace {
-
-constexpr std::int64_t kMostSize = std::int64_t{1} << 31;  // rows and columns are below
-constexpr float kMostHalf = 65520.0f;                      // from here a half is infinite
 
 Error no_memory(std::string_view what, std::int64_t bytes) {
   return {Code::resource_exhausted, fmt::format("{}: no Metal memory for {} bytes", what, bytes)};
@@ -32,14 +28,16 @@ void put(std::byte* to, const std::vector<T>& from) {
 
 // ---- the device ----
 
-Status MetalBackend::open(bool check_each_op) {
-  auto device = Device::open(kernel_source());
+Status MetalBackend::open(const BackendOptions& options) {
+  auto device = Device::open(kernel_source(), kernel_library());
   if (!device.ok()) return device.error();
   device_ = std::move(*device);
-  check_each_op_ = check_each_op;
+  check_each_op_ = options.check_each_op || environment_flag("HERD_METAL_CHECK");
+  profile_ = options.profile;
   description_ = fmt::format("metal, {}", device_->name());
-  for (const char* name : {"rms_norm_batch_f32", "rms_norm_batch_f16", "rope_batch_f32",
-                           "paged_attention", "to_half", "sample_batch", "swiglu_activation_f16"})
+  for (const char* name :
+       {"rms_norm_batch_f32", "rms_norm_batch_f16", "rms_norm_add_batch_f16", "rope_batch_f32",
+        "paged_attention", "to_half", "sample_batch", "swiglu_activation_f16"})
     if (prepared(name) == nullptr) return status_;
   nothing_ = take(64);
   if (nothing_.data == nullptr) return no_memory("device metal", 64);
@@ -81,67 +79,6 @@ void MetalBackend::give(const Buffer& buffer) {
   device_->release(buffer);
 }
 
-std::int64_t MetalBackend::matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
-                                        MatrixUse) const {
-  return rows * quant::row_bytes(type, columns);
-}
-
-namespace {
-
-Status check_shape(const MatrixSource& source) {
-  if (source.rows < 1 || source.columns < 1 || source.rows >= kMostSize ||
-      source.columns >= kMostSize)
-    return {Code::out_of_range, fmt::format("matrix {}: {} x {} is outside 1..2^31-1", source.name,
-                                            source.rows, source.columns)};
-  const quant::TypeInfo& info = quant::type_info(source.type);
-  if (source.columns % info.block == 0) return {};
-  return {Code::invalid_argument,
-          fmt::format("matrix {}: {} columns, must be a multiple of {}, the block of {}",
-                      source.name, source.columns, info.block, info.name)};
-}
-
-/// Weights become halves on their way into products.
-Status check_range(const MatrixSource& source, const Buffer& blocks) {
-  if (source.use == MatrixUse::lookup) return {};
-  const bool wide = source.type == quant::Type::F32;
-  if (!wide && source.type != quant::Type::BF16) return {};
-  const std::int64_t n = source.rows * source.columns;
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::uint32_t bits = 0;
-    if (wide)
-      std::memcpy(&bits, blocks.data + 4 * i, 4);
-    else
-      std::memcpy(reinterpret_cast<std::byte*>(&bits) + 2, blocks.data + 2 * i, 2);
-    if (!(std::fabs(std::bit_cast<float>(bits)) < kMostHalf))
-      return {Code::unsupported,
-              fmt::format("matrix {}: a value is beyond 65504, the largest the metal backend holds",
-                          source.name)};
-  }
-  return {};
-}
-
-}  // namespace
-
-Result<MatrixId> MetalBackend::load_matrix(const MatrixSource& source) {
-  if (Status bad = check_shape(source); !bad.ok()) return bad.error();
-  const std::string_view type = quant::type_info(source.type).name;
-  for (const char* kernel : {"batch_matmul_8", "batch_matmul_32", "embed_batch"})
-    if (prepared(fmt::format("{}_{}", kernel, type)) == nullptr) return status_.error();
-  Matrix m{
-      source.type, source.rows, source.columns, quant::row_bytes(source.type, source.columns), {}};
-  const std::int64_t bytes = m.rows * m.row_bytes;
-  m.blocks = take(bytes);
-  if (m.blocks.data == nullptr) return no_memory(source.name, bytes);
-  Status status = source.read(0, m.rows, {m.blocks.data, static_cast<std::size_t>(bytes)});
-  if (status.ok()) status = check_range(source, m.blocks);
-  if (!status.ok()) {
-    give(m.blocks);
-    return status.error();
-  }
-  matrices_.push_back(m);
-  return MatrixId{static_cast<std::int32_t>(matrices_.size()) - 1};
-}
-
 Result<void*> MetalBackend::allocate(std::int64_t bytes) {
   if (bytes < 0)
     return Error{Code::out_of_range, fmt::format("buffer: {} bytes, must be at least 0", bytes)};
@@ -154,7 +91,7 @@ Result<void*> MetalBackend::allocate(std::int64_t bytes) {
 
 void MetalBackend::release_to(MemoryMark mark) {
   static_cast<void>(wait());
-  for (; matrices_.size() > mark.matrices; matrices_.pop_back()) give(matrices_.back().blocks);
+  for (; matrices_.size() > mark.matrices; matrices_.pop_back()) release(matrices_.back());
   for (; buffers_.size() > mark.buffers; buffers_.pop_back()) give(buffers_.back());
 }
 
@@ -335,8 +272,18 @@ bool MetalBackend::fits(const std::string& kernel, std::int64_t n) {
   return false;
 }
 
+void MetalBackend::time(const char* op) {
+  const double before = device_->gpu_seconds();
+  static_cast<void>(wait());
+  auto known = std::ranges::find(op_times_, op, &OpTime::op);
+  if (known == op_times_.end()) known = op_times_.insert(known, {op, 0, 0});
+  ++known->calls;
+  known->seconds += device_->gpu_seconds() - before;
+}
+
 void MetalBackend::done(const char* op, const void* out, std::int64_t rows, std::int64_t columns,
                         bool halves) {
+  if (profile_) time(op);
   if (!check_each_op_ || !wait().ok()) return;
   const auto* x = static_cast<const std::byte*>(out);
   for (std::int64_t i = 0; i < rows * columns; ++i) {
@@ -366,8 +313,7 @@ Result<std::unique_ptr<Backend>> make_metal_backend(const BackendOptions& option
                  "device metal-emulated: the emulator is for Linux; this build has metal"};
 #endif
   auto backend = std::make_unique<metal::MetalBackend>();
-  const bool check = options.check_each_op || environment_flag("HERD_METAL_CHECK");
-  if (Status status = backend->open(check); !status.ok()) return status.error();
+  if (Status status = backend->open(options); !status.ok()) return status.error();
   return std::unique_ptr<Backend>(std::move(backend));
 }
 

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,17 +18,23 @@ namespace herd::metal {
 
 /// All kernels in one text (generated from kernels/).
 std::string_view kernel_source();
+/// The same compiled ahead (a metallib), or nothing.
+std::span<const std::byte> kernel_library();
 
 class MetalBackend final : public Backend {
  public:
   ~MetalBackend() override;
   /// Errors: unsupported (no device), internal (a kernel that is missing).
-  Status open(bool check_each_op);
+  Status open(const BackendOptions& options);
 
   std::string description() const override { return description_; }
   Counters counters() const override { return counters_; }
+  std::vector<OpTime> op_times() const override { return op_times_; }
 
   Result<MatrixId> load_matrix(const MatrixSource& source) override;
+  bool reads_mappings() const override { return true; }
+  /// Where a matrix's blocks are, for tests.
+  const std::byte* blocks_of(MatrixId id) const { return matrix(id).blocks.data; }
   std::int64_t matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                             MatrixUse use = MatrixUse::product) const override;
   Result<void*> allocate(std::int64_t bytes) override;
@@ -46,6 +53,7 @@ class MetalBackend final : public Backend {
   StepRows begin_step(const Batch& batch) override;
   void end_step() override;
   void embed(const EmbedArgs& args) override;
+  bool norm_adds() const override { return true; }
   void rms_norm(const RmsNormArgs& args) override;
   void matmul(const MatmulArgs& args) override;
   void rope_store(const RopeStoreArgs& args) override;
@@ -67,6 +75,7 @@ class MetalBackend final : public Backend {
     quant::Type type = quant::Type::F32;
     std::int64_t rows = 0, columns = 0, row_bytes = 0;
     Buffer blocks;
+    std::shared_ptr<const FileMapping> mapping;  // that the blocks are in, or null
   };
   /// Where a step's arrays lie in its memory, in bytes; `bytes` in all.
   struct StepRoom {
@@ -94,6 +103,11 @@ class MetalBackend final : public Backend {
   };
 
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
+  Status copy(const MatrixSource& source, Matrix& m);
+  /// Whether the blocks can be used where they stand in the file's mapping; then `m` has them.
+  bool find_in_mapping(const MatrixSource& source, Matrix& m);
+  Status check_mapping(const MatrixSource& source, const Matrix& m);
+  void release(const Matrix& m);
   /// Memory known to find(); null data when memory is out.
   Buffer take(std::int64_t bytes);
   void give(const Buffer& buffer);
@@ -131,18 +145,20 @@ class MetalBackend final : public Backend {
   bool fits(const std::string& kernel, std::int64_t n);
   void multiply(const Matrix& m, const void* x, std::int32_t rows, void* out, bool add);
 
-  /// After an op, where each is checked: waits, and looks for what is not finite.
+  /// After an op: waits where each is timed or checked; the latter looks for what is not finite.
   void done(const char* op, const void* out, std::int64_t rows, std::int64_t columns, bool halves);
+  void time(const char* op);
   void note(const Status& status);
   Status wait();
 
   std::string description_;
   std::unique_ptr<Device> device_;
   std::map<std::string, Kernel, std::less<>> kernels_;
-  std::map<const std::byte*, Buffer> memory_;  // by address
+  std::map<const std::byte*, Buffer> memory_;  // by address, that of mapped files too
   Status status_;
   Counters counters_;
-  bool check_each_op_ = false;
+  bool check_each_op_ = false, profile_ = false;
+  std::vector<OpTime> op_times_;
   std::int32_t rows_ = 0;   // of the step under way
   std::int32_t norms_ = 0;  // of it so far: two a layer
 
@@ -151,6 +167,7 @@ class MetalBackend final : public Backend {
   KvLayout kv_;
   std::vector<Buffer> keys_, values_;  // [layers]
   Buffer nothing_;                     // stands where a kernel is given no memory
+  Buffer sums_;                        // of checksums
   Buffer gate_, up_;                   // f32 products of the feed-forward
   StepRoom room_;
   std::array<StepMemory, 2> steps_;

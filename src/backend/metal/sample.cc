@@ -18,6 +18,7 @@ void MetalBackend::sample(const SampleArgs& a) {
   run("sample_batch", {a.logits, step_part(room_.sampling()), here.ids.data},
       args::Sample{static_cast<std::uint32_t>(a.vocab), 0}, {static_cast<std::uint32_t>(a.rows)},
       threads_of("sample_batch", 256));
+  done("sample", here.ids.data, 0, 0, false);
 }
 
 Result<std::span<const TokenId>> MetalBackend::sampled() {

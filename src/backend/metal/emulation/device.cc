@@ -2,7 +2,9 @@
 // somebody waits for it, so that a host that looks too early sees old data. Misuse that Metal's
 // validation layer would report ends the command buffer with an error.
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -37,15 +39,17 @@ struct Problem : Object {
 };
 
 /// Memory between guards: the address sanitizer watches them, otherwise they are looked at after
-/// each launch.
+/// each launch. Or somebody else's memory.
 struct Buffer : Object {
   std::byte* block = nullptr;
+  std::byte* others = nullptr;
   std::size_t bytes = 0;
-  std::byte* data() const { return block + kGuard; }
+  std::byte* data() const { return others != nullptr ? others : block + kGuard; }
   bool intact() const {
 #ifdef HERD_EMULATION_ASAN
     return true;
 #else
+    if (others != nullptr) return true;
     for (std::size_t i = 0; i < kGuard; ++i)
       if (block[i] != kGuardByte || data()[bytes + i] != kGuardByte) return false;
     return true;
@@ -58,6 +62,12 @@ struct Buffer : Object {
 #endif
     std::free(block);
   }
+};
+
+/// What stands for a metallib: this, then the kernels' source.
+constexpr std::string_view kLibraryHead = "emulated metallib\n";
+struct Data {  // dispatch_data_t
+  std::string bytes;
 };
 
 struct Library : Object {
@@ -94,6 +104,7 @@ struct CommandBuffer : Object {
   std::vector<Command> commands;
   Unsigned status = kNotEnqueued;
   bool encoding = false;
+  double start = 0, end = 0;  // of running, in seconds
   std::string error;
   void wrong(std::string what) {
     if (error.empty()) error = std::move(what);
@@ -109,6 +120,12 @@ String* text(std::string value) {
   auto* s = make<String>("NSString");
   s->text = std::move(value);
   return s;
+}
+
+Problem* problem(std::string what) {
+  auto* e = make<Problem>("NSError");
+  e->text = std::move(what);
+  return e;
 }
 
 // ---- autorelease pools ----
@@ -149,14 +166,20 @@ std::string run_command(const Command& c, const Order& order) {
   return wrong;
 }
 
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 void run_until(Queue& queue, const CommandBuffer* last) {
   while (!queue.waiting.empty()) {
     const Held<CommandBuffer> buffer = queue.waiting.front();
     queue.waiting.pop_front();
+    buffer->start = seconds_now();
     for (const Command& c : buffer->commands) {
       if (!buffer->error.empty()) break;
       buffer->wrong(run_command(c, queue.device->order));
     }
+    buffer->end = seconds_now();
     buffer->status = buffer->error.empty() ? kCompleted : kFailed;
     buffer->commands.clear();
     if (buffer.get() == last) return;
@@ -233,6 +256,17 @@ Object* new_buffer(Device*, Sel, Unsigned bytes, Unsigned) {
   return b;
 }
 
+/// Whole pages only, as Metal has it.
+Object* new_buffer_of_others(Device*, Sel, std::byte* data, Unsigned bytes, Unsigned, void*) {
+  const auto page = static_cast<Unsigned>(sysconf(_SC_PAGESIZE));
+  if (reinterpret_cast<std::uintptr_t>(data) % page != 0 || bytes % page != 0 || bytes == 0)
+    return nullptr;
+  auto* b = make<Buffer>("MTLBuffer");
+  b->others = data;
+  b->bytes = bytes;
+  return b;
+}
+
 void device_methods(Class& c) {
   method(
       c, "name", +[](Device*, Sel) -> Object* { return autorelease(text("emulated GPU")); });
@@ -241,6 +275,7 @@ void device_methods(Class& c) {
   method(
       c, "maxBufferLength", +[](Device*, Sel) -> Unsigned { return Unsigned{1} << 36; });
   method(c, "newBufferWithLength:options:", &new_buffer);
+  method(c, "newBufferWithBytesNoCopy:length:options:deallocator:", &new_buffer_of_others);
   method(
       c, "newCommandQueue", +[](Device* d, Sel) -> Object* {
         auto* q = make<Queue>("MTLCommandQueue");
@@ -252,6 +287,16 @@ void device_methods(Class& c) {
       +[](Device*, Sel, String* source, Object*, Object**) -> Object* {
         auto* l = make<Library>("MTLLibrary");
         l->source = source->text;
+        return l;
+      });
+  method(
+      c, "newLibraryWithData:error:", +[](Device*, Sel, Data* data, Object** error) -> Object* {
+        if (!data->bytes.starts_with(kLibraryHead)) {
+          *error = autorelease(problem("not a library of the emulator's"));
+          return nullptr;
+        }
+        auto* l = make<Library>("MTLLibrary");
+        l->source = data->bytes.substr(kLibraryHead.size());
         return l;
       });
   method(
@@ -302,14 +347,12 @@ void command_buffer_methods(Class& c) {
   method(
       c, "error", +[](CommandBuffer* b, Sel) -> Object* {
         if (b->error.empty()) return nullptr;
-        auto* e = make<Problem>("NSError");
-        e->text = b->error;
-        return autorelease(e);
+        return autorelease(problem(b->error));
       });
   method(
-      c, "GPUStartTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+      c, "GPUStartTime", +[](CommandBuffer* b, Sel) -> double { return b->start; });
   method(
-      c, "GPUEndTime", +[](CommandBuffer*, Sel) -> double { return 0; });
+      c, "GPUEndTime", +[](CommandBuffer* b, Sel) -> double { return b->end; });
 }
 
 void encoder_methods(Class& c) {
@@ -396,6 +439,14 @@ void install_methods(Class& c, Class& meta) {
 
 }  // namespace herd::metal::emulation
 
+extern "C" void* dispatch_data_create(const void* bytes, std::size_t count, void*, const void*) {
+  using herd::metal::emulation::Data;
+  return new Data{{static_cast<const char*>(bytes), count}};
+}
+extern "C" void dispatch_release(void* data) {
+  using herd::metal::emulation::Data;
+  delete static_cast<Data*>(data);
+}
 extern "C" void* MTLCreateSystemDefaultDevice() {
   using namespace herd::metal::emulation;
   auto* device = make<Device>("MTLDevice");

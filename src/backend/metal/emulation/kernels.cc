@@ -7,6 +7,7 @@
 
 namespace {
 #include "backend/metal/kernels/attention.metal"
+#include "backend/metal/kernels/checksum.metal"
 #include "backend/metal/kernels/matmul.metal"
 #include "backend/metal/kernels/norm.metal"
 #include "backend/metal/kernels/rope.metal"

@@ -10,14 +10,15 @@ namespace args {
 
 /// Sizes that host and kernels agree on.
 enum {
-  kTile = 8,             // rows and columns of a simdgroup matrix
-  kInputs = 32,          // inputs that a threadgroup takes at a time
-  kMaxSimdgroups = 4,    // of matmul and attention
-  kFewRows = 8,          // rows of one tile while they all fit into it
-  kManyRows = 32,        // rows of one tile otherwise
-  kMaxHeadSize = 256,    // of attention
-  kMaxHeadParts = 8,     // kMaxHeadSize / 32
-  kElementThreads = 256  // threads that work on elements on their own
+  kTile = 8,              // rows and columns of a simdgroup matrix
+  kInputs = 32,           // inputs that a threadgroup takes at a time
+  kMaxSimdgroups = 4,     // of matmul and attention
+  kFewRows = 8,           // rows of one tile while they all fit into it
+  kManyRows = 32,         // rows of one tile otherwise
+  kMaxHeadSize = 256,     // of attention
+  kMaxHeadParts = 8,      // kMaxHeadSize / 32
+  kElementThreads = 256,  // threads that work on elements on their own
+  kChecksumGroups = 64
 };
 
 struct Embed {
@@ -69,11 +70,20 @@ struct Sample {
   uint32_t vocab;
   uint32_t unused;
 };
+struct Checksum {
+  int64_t bytes;
+};
+
+/// A checksum is the sum of these over words of four bytes: one changed word always changes it.
+inline uint32_t checked_word(uint32_t word, uint32_t index) {
+  const uint32_t mixed = (word ^ (index * 0x9e3779b1u)) * 0x85ebca6bu;
+  return mixed ^ (mixed >> 15);
+}
 
 static_assert(sizeof(Embed) == 16 && sizeof(RmsNorm) == 16 && sizeof(Matmul) == 24, "");
 static_assert(sizeof(Rope) == 40 && sizeof(Attention) == 24 && sizeof(Elements) == 8, "");
 static_assert(sizeof(Scores) == 32 && sizeof(Softmax) == 8 && sizeof(Sampling) == 32, "");
-static_assert(sizeof(Sample) == 8, "");
+static_assert(sizeof(Sample) == 8 && sizeof(Checksum) == 8, "");
 
 }  // namespace args
 }  // namespace herd

@@ -45,7 +45,7 @@ kernel void paged_attention(device const half* q [[buffer(0)]],       // [rows][
       }
       const float above = max(largest, simd_max(score));
       const float shrink = precise::exp(largest - above);
-      const float weight = j < n ? precise::exp(score - above) : 0.0f;
+      const float weight = precise::exp(score - above);  // 0 of -infinity
       largest = above;
       sum = fma(sum, shrink, simd_sum(weight));
       weights[lane] = weight;
