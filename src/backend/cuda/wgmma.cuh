@@ -55,7 +55,7 @@ constexpr int side_bytes(Tile t) {
 constexpr int weight_stages(Layout l, Tile t) {
   const int left = kRoom - side_bytes(t) - 4 * x_stage(t);
   const int fit = left / weight_stage(l, t) < 2 ? 2 : left / weight_stage(l, t);
-  const int enough = is_k(l) ? (t.tokens == 128 ? 3 : 5) : t.tokens == 128 ? 6 : 10;
+  const int enough = is_k(l) ? (t.tokens >= 128 ? 3 : 5) : t.tokens >= 128 ? 6 : 10;
   return fit < enough ? fit : enough;
 }
 constexpr int x_stages(Layout l, Tile t) {
@@ -587,15 +587,17 @@ cudaError_t launch_small(const Work& work, const DeviceLimits& device, cudaStrea
 template <Layout L>
 cudaError_t wgmma_matmul(const Work& work, const DeviceLimits& device, cudaStream_t stream) {
   using namespace wgmma_detail;
-  constexpr Tile k128 = {2, 128}, kWide = {4, 128};
+  constexpr Tile k128 = {2, 128}, kWide = {4, 128}, kLong = {2, 256};
   if (work.rows <= 32) return launch_small<L, 32>(work, device, stream);
   if (work.rows <= 64) return launch_small<L, 64>(work, device, stream);
-  // A wide tile takes 1.8 times as long for twice the outputs.
-  const auto rounds = [&](Tile t) {
-    return (items_of(work, t) + device.multiprocessors - 1) / device.multiprocessors;
+  if (work.chains > 1) return launch<L, k128>(work, device, stream);
+  // What tiles take, in that of k128.
+  const auto cost = [&](Tile t, double each) {
+    return each * ((items_of(work, t) + device.multiprocessors - 1) / device.multiprocessors);
   };
-  if (work.chains == 1 && 1.8 * rounds(kWide) < rounds(k128))
-    return launch<L, kWide>(work, device, stream);
+  const double plain = cost(k128, 1), wide = cost(kWide, 1.8), longer = cost(kLong, 1.7);
+  if (longer < wide && longer < plain) return launch<L, kLong>(work, device, stream);
+  if (wide < plain) return launch<L, kWide>(work, device, stream);
   return launch<L, k128>(work, device, stream);
 }
 
