@@ -34,13 +34,6 @@ __device__ __forceinline__ void copy_16(unsigned to, const void* from, bool vali
                "r"(valid ? 16 : 0));
 }
 
-/// `bytes`, a multiple of 16, on their way to the L2 cache. One thread's.
-__device__ __forceinline__ void prefetch_run(const void* from, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
-#endif
-}
-
 // ---- one warp's copies: announce(), copies, copied() by all of its lanes ----
 
 #if __CUDA_ARCH__ >= 900

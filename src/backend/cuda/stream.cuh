@@ -114,9 +114,6 @@ constexpr int ring_bytes(Layout l) {
   return (l == Layout::F16 || l == Layout::Q8 ? 10 : 5) * 1024;
 }
 
-/// Bytes behind a warp's first stage that go to the L2 cache while it waits for its inputs.
-constexpr int kAheadBytes = 16 * 1024;
-
 /// A warp's ring of stages, and what comes next: all of its chain of output tile after output tile.
 template <Layout L>
 struct WeightRing {
@@ -144,9 +141,6 @@ struct WeightRing {
       tile += slots;
       if (tile < end) start_tile(w, pair);
     }
-  }
-  __device__ __forceinline__ void prefetch(int lane) const {
-    if (tile < end && lane == 0) prefetch_run(from, min(left * kBytes, kAheadBytes));
   }
 };
 
@@ -207,7 +201,6 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
   ring.fetch_next(w, pair, lane);
-  ring.prefetch(lane);
   if (w.turn != Turn::other) wait_for_inputs();
   if (w.turn == Turn::first) let_next_start();
 
