@@ -260,7 +260,7 @@ TEST(EngineOpen, OptionsOutsideTheirLimits) {
       {"batch_size", [](ModelOptions& o) { o.batch_size = 1 << 20; }, {"1048576", "4096"}},
       {"context", [](ModelOptions& o) { o.context = -1; }, {"context -1"}},
       {"context", [](ModelOptions& o) { o.context = 257; }, {"257", "256"}},
-      {"max_rows", [](ModelOptions& o) { o.max_rows = 0; }, {"max_rows 0"}},
+      {"max_rows", [](ModelOptions& o) { o.max_rows = -1; }, {"max_rows -1"}},
       {"kv_tokens", [](ModelOptions& o) { o.kv_tokens = -5; }, {"kv_tokens -5"}},
   };
   TempModel file;

@@ -288,7 +288,8 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
     taker.release();
     fetcher.fetch(a, lane);
     std::uint32_t p[4][4];
-    softmax_of_tile<Size, Half>(scores, t * kTileKeys, visible, all_see, a.scale_log2, lane, split, p);
+    softmax_of_tile<Size, Half>(scores, t * kTileKeys, visible, all_see, a.scale_log2, lane, split,
+                                p);
     const unsigned values = taker.wait();
     if ((t + 1) * kTileKeys > s.kv_length)
       clear_rows<Size>(values, s.kv_length - t * kTileKeys, lane);

@@ -63,8 +63,7 @@ __device__ void fetch_tiles(const AttentionLaunch& a, const Block& b, int lane) 
   for (int t = 0; t < b.n_tiles; ++t) {
     const int run = 2 * t + lane / kPieces, piece = lane % kPieces;  // lanes below 2 kPieces copy
     if (2 * t % 32 == 0 && (2 * t + lane) * kRunKeys < s.kv_length)
-      page = __ldg(a.step.block_table + s.first_page +
-                   (2 * t + lane) * kRunKeys / pool.page_size);
+      page = __ldg(a.step.block_table + s.first_page + (2 * t + lane) * kRunKeys / pool.page_size);
     const std::int64_t at = __shfl_sync(0xffffffffu, page, run % 32);
     const std::int64_t from = (at * pool.kv_heads + b.kv_head) * pool.page_size * Size +
                               run * kRunKeys % pool.page_size * Size + piece * kRunBytes / 2;
@@ -128,9 +127,8 @@ __device__ void attend(const AttentionLaunch& a, const Block& b, int first, std:
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const BatchSequence& s = b.item.sequence;
   const int pair = first + warp * kWarpRows + lane / 4;
-  const PairRow rows[2] = {
-      pair_row(s, pair, b.group, b.kv_head, a.heads, a.pool.head_size),
-      pair_row(s, pair + 8, b.group, b.kv_head, a.heads, a.pool.head_size)};
+  const PairRow rows[2] = {pair_row(s, pair, b.group, b.kv_head, a.heads, a.pool.head_size),
+                           pair_row(s, pair + 8, b.group, b.kv_head, a.heads, a.pool.head_size)};
   const int visible[2] = {rows[0].visible, rows[1].visible}, all_see = seen_by_all(rows);
   const int n_tiles = first / b.group < s.n_rows ? (b.keys_of(first + 63) - 1) / kTileKeys + 1 : 0;
   Warp<Size> w;
@@ -175,7 +173,7 @@ __device__ void attend(const AttentionLaunch& a, const Block& b, int first, std:
 #pragma unroll 1
     for (; t + kSplitTiles < n_tiles; t += kSplitTiles) {  // ends splits in no branch: the products
 #pragma unroll
-      for (int i = 0; i < kSplitTiles; ++i) tile(t + i);   // would wait for each other
+      for (int i = 0; i < kSplitTiles; ++i) tile(t + i);  // would wait for each other
       end_split();
     }
     if (t + 1 < n_tiles) tile(t++);

@@ -154,8 +154,9 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
 }
 
 /// Online softmax: scores become weights, packed as the left operand of the next product; what
-/// `span` holds is scaled to the new maximum. A lane's rows see keys below visible[0] and [1]; every
-/// pair of the warp sees those below `all_see`. Half: the matrix's rows from 8 on are no pairs.
+/// `span` holds is scaled to the new maximum. A lane's rows see keys below visible[0] and [1];
+/// every pair of the warp sees those below `all_see`. Half: the matrix's rows from 8 on are no
+/// pairs.
 template <int Size, bool Half = false>
 __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&visible)[2],
                                 int all_see, float scale_log2, int lane, Span<Size>& span,

@@ -48,30 +48,6 @@ __device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap* map, in
       : "memory");
 }
 
-// ---- two blocks of a cluster ----
-
-/// The same for both blocks: to `to` and `barrier` in each.
-__device__ __forceinline__ void box_copy_to_both(unsigned to, const CUtensorMap* map, int input,
-                                                 int row, unsigned barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(input), "r"(row), "r"(barrier), "h"(static_cast<short>(3))
-      : "memory");
-}
-/// At the barrier that block `rank` has where this one has `barrier`.
-__device__ __forceinline__ void barrier_arrive_at(unsigned barrier, unsigned rank) {
-  asm volatile(
-      "{.reg .b32 at;\n"
-      "mapa.shared::cluster.u32 at, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at];}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }

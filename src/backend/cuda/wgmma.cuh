@@ -33,8 +33,6 @@ struct WgmmaArgs {
   int token_tiles;    // of T.tokens tokens
   int items;          // pairs of output tiles times token tiles
   int parts;          // units an item is cut into: runs of whole chains
-  int together;       // 2: a cluster's blocks take neighbouring outputs of the same tokens, and each
-                      // fetches half of the tokens for both
   float* partials;    // [item][chain][token group of 8][thread][4], where there are parts
   Meeting* meetings;  // [item]
   Bits zero;
@@ -103,8 +101,6 @@ struct Unit {
   ChainRange tiles;  // of inputs
 };
 __device__ __forceinline__ Unit unit_at(const WgmmaArgs& a, int unit) {
-  if (a.together == 2)
-    unit = (unit / a.token_tiles * 2 + blockIdx.x % 2) * a.token_tiles + unit % a.token_tiles;
   if (a.parts == 1) return {unit, 0, a.work.chains, {0, a.work.k_tiles}};
   const int chains = a.work.chains / a.parts, first = unit % a.parts * chains;
   const ChainRange from = chain_range(a.work.k_tiles, a.work.chains, first);
@@ -114,10 +110,8 @@ __device__ __forceinline__ Unit unit_at(const WgmmaArgs& a, int unit) {
 /// body(unit) for all units of this block.
 template <class Body>
 __device__ __forceinline__ void for_units(const WgmmaArgs& a, Body&& body) {
-  const int each = a.together == 2 ? 2 * a.token_tiles : 1;  // units of all token tiles go by twos
-  const int units = (a.items * a.parts + each - 1) / each * (each / a.together);
 #pragma unroll 1
-  for (int u = blockIdx.x / a.together; u < units; u += gridDim.x / a.together) body(unit_at(a, u));
+  for (int u = blockIdx.x; u < a.items * a.parts; u += gridDim.x) body(unit_at(a, u));
 }
 
 /// One warp fetches weights: they are there before the step begins.
@@ -130,7 +124,6 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
     const int pair = unit.item / a.token_tiles;
     Place p = find_tile(a, T.groups * pair + strip / 4);
     if (p.tile < 0) p = find_tile(a, T.groups * pair);
-    if (p.tile < 0) p = find_tile(a, 0);  // beside the last outputs
     const std::uint8_t* from =
         a.work.matrix[p.matrix].data +
         ((4ll * p.tile + strip % 4) * a.work.k_tiles + unit.tiles.first) * kBytes;
@@ -154,15 +147,8 @@ __device__ void fetch_tokens(const WgmmaArgs& a, unsigned tokens, unsigned barri
     for (int part = 0; part < unit.tiles.count * (tile_k(L) / 64); ++part) {
       barrier_wait(x.empty(), x.parity ^ 1);
       barrier_expect(x.full(), x_stage(T));
-      const int input = unit.tiles.first * tile_k(L) + 64 * part;
-      const unsigned to = tokens + x.stage * x_stage(T);
-      if (a.together == 2) {
-        const int half = blockIdx.x % 2;
-        box_copy_to_both(to + half * (x_stage(T) / 2), &a.x, input, token0 + half * (T.tokens / 2),
-                         x.full());
-      } else {
-        box_copy(to, &a.x, input, token0, x.full());
-      }
+      box_copy(tokens + x.stage * x_stage(T), &a.x, unit.tiles.first * tile_k(L) + 64 * part,
+               token0, x.full());
       x.advance();
     }
   });
@@ -183,7 +169,6 @@ struct Multiplier {
   unsigned tokens;
   const std::uint8_t* weights;  // this warp's subtile of stage 0
   Bits zero;                    // that the compiler does not know
-  int together;
   Codec<L> codec;
   Bits a[2][kSteps][4];
   float acc[kSums], total[T.one_chain() ? 1 : kSums];
@@ -206,17 +191,10 @@ struct Multiplier {
           asm volatile("xor.b32 %0, %0, %1;" : "+r"(to[s][i]) : "r"(zero));
     }
   }
-  __device__ __forceinline__ void release_weights() {
-    if (threadIdx.x % 32 == 0) barrier_arrive(w_released.empty());
-    w_released.advance();
-  }
-  /// To all who copy there.
-  __device__ __forceinline__ void release_tokens() {
-    if (together == 2 && threadIdx.x % 32 < 2)
-      barrier_arrive_at(x_released.empty(), threadIdx.x % 32);
-    else if (together == 1 && threadIdx.x % 32 == 0)
-      barrier_arrive(x_released.empty());
-    x_released.advance();
+  template <class R>
+  __device__ __forceinline__ void release(R& ring) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty());
+    ring.advance();
   }
   template <int Part, int Group>
   __device__ __forceinline__ void issue(std::uint64_t b, bool first) {
@@ -234,20 +212,20 @@ struct Multiplier {
     x.advance();
     issue<Part, 0>(b, first);
     wgmma_wait<1>();  // the group before is done: its fragments are free, and its tokens
-    if (!first) release_tokens();
+    if (!first) release(x_released);
     if constexpr (kGroups == 2) {
       dequantise<Part, 1>();
       issue<Part, 1>(b, first);
     }
     // Only now have all lanes what they read of the tile: fragments are in use.
-    if (Part == kParts - 1) release_weights();
+    if (Part == kParts - 1) release(w_released);
     if (kGroups == 2) wgmma_wait<1>();
     if (more) dequantise<(Part + 1) % kParts, 0>();
   }
   /// Ends a chain.
   __device__ __forceinline__ void add_up(bool first_chain) {
     wgmma_wait<0>();
-    release_tokens();
+    release(x_released);
     if constexpr (!T.one_chain()) {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) total[i] = first_chain ? acc[i] : total[i] + acc[i];
@@ -460,7 +438,7 @@ __device__ __forceinline__ void consume(const WgmmaArgs& a, const std::uint8_t* 
   Multiplier<L, T> m;
   m.w.barriers = m.w_released.barriers = barriers;
   m.x.barriers = m.x_released.barriers = barriers + 16 * weight_stages(L, T);
-  m.tokens = tokens, m.zero = a.zero, m.together = a.together;
+  m.tokens = tokens, m.zero = a.zero;
   m.weights = weights + (4 * group + warp) * subtile_bytes(L);
   for_units(a, [&](const Unit& unit) {
     multiply(a, unit, m);
@@ -493,13 +471,11 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
     }
     for (int i = 0; i < kXStages; ++i) {
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
-      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i),
-                   4 * T.groups * a.together);
+      barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * T.groups);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
   }
   __syncthreads();
-  if (a.together == 2) cluster_sync();
   if (a.work.turn != Turn::first) let_next_start();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T.groups == 2 ? 40 : 32));
@@ -515,7 +491,6 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T.groups == 2 ? 232 : 112));
     consume<L, T>(a, weights, tokens, barriers, side, flag);
   }
-  if (a.together == 2) cluster_sync();  // nobody ends while the other still writes to it
 #endif
 }
 
@@ -577,27 +552,22 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   a.items = items_of(work, T);
   a.parts = parts_of(work, a.items, T, device.multiprocessors);
   a.partials = work.partials, a.meetings = work.meetings;
-  // Worth it where blocks lie side by side in outputs and take whole items.
-  const int pairs = a.items / a.token_tiles;
-  a.together = T.tokens == 128 && a.parts == 1 && pairs % 2 == 0 ? 2 : 1;
-  cudaError_t error = map_tokens(a.x, work, T.tokens / a.together);
+  cudaError_t error = map_tokens(a.x, work, T.tokens);
   if (error != cudaSuccess) return error;
   constexpr int kBytes = shared_size(L, T);
   error = cudaFuncSetAttribute(wgmma_kernel<L, T.groups, T.tokens>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config{};
-  config.gridDim = std::min(a.items * a.parts, device.multiprocessors / a.together * a.together);
+  config.gridDim = std::min(a.items * a.parts, device.multiprocessors);
   config.blockDim = T.threads() + 128;
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {2, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = a.together == 2 ? 2 : 1;
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, wgmma_kernel<L, T.groups, T.tokens>, a);
 }
 
