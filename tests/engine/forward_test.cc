@@ -275,6 +275,22 @@ TEST(EngineOpen, OptionsOutsideTheirLimits) {
   }
 }
 
+TEST(EngineOpen, RowsOfAStepAreTheDevicesUnlessTold) {
+  TempModel file;
+  const auto activations = [&](DeviceType device, std::int32_t max_rows) {
+    ModelOptions options;
+    options.device = device, options.max_rows = max_rows;
+    const auto need = LlamaModel::plan(file.path(), options);
+    EXPECT_TRUE(need.ok());
+    return need.ok() ? need->activations : 0;
+  };
+  EXPECT_EQ(ModelOptions().max_rows, 0);
+  EXPECT_EQ(activations(DeviceType::cpu, 0), activations(DeviceType::cpu, 512));
+  EXPECT_LT(activations(DeviceType::cpu, 0), activations(DeviceType::cpu, 2048));
+  if (!make_backend({DeviceType::cuda, 1, Isa::automatic}).ok()) return;
+  EXPECT_EQ(activations(DeviceType::cuda, 0), activations(DeviceType::cuda, 2048));
+}
+
 TEST(EngineOpen, MoreMemoryThanThereIsIsRefusedBeforeItIsTaken) {
   TempModel file;
   ModelOptions options;
