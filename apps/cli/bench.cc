@@ -17,7 +17,7 @@ struct Flags {
   ModelFlags model;
   int prompt = 512, n = 128, repeats = 5;
   std::vector<int> batches = {1, 4, 16};
-  int max_rows = 512;
+  int max_rows = 0;
   bool json = false;
   std::string html;
 };
@@ -254,8 +254,10 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->add_option("--repeats", flags->repeats, "runs of each; the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--max-rows", flags->max_rows, "rows in one step: prompts are fed in chunks")
-      ->check(CLI::Range(1, 1 << 16))
+  command
+      ->add_option("--max-rows", flags->max_rows,
+                   "rows in one step: prompts are fed in chunks; 0: as the device likes")
+      ->check(CLI::Range(0, 1 << 16))
       ->capture_default_str();
   command->add_flag("--json", flags->json, "for machines: ceilings, results[] and memory[]");
   command->add_option("--html", flags->html, "also write a page with plots to this file");

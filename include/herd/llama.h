@@ -31,7 +31,8 @@ struct ModelOptions {
   std::int32_t context = 0;      // longest sequence; 0: what the model was trained for
   std::int64_t kv_tokens = 0;    // room for tokens of all sequences; 0: batch_size * context,
                                  // at most a quarter of the machine's memory
-  std::int32_t max_rows = 512;   // rows in one step: prompts are fed in chunks of at most this
+  std::int32_t max_rows = 0;     // rows in one step: prompts are fed in chunks of at most this;
+                                 // 0: 512, or 2048 on a device with memory of its own
   KvType kv_type = KvType::f16;
   bool profile = false;  // metal and metal-emulated: op_times(); each op then runs alone, so slower
   ProgressFn progress;

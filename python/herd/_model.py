@@ -118,7 +118,7 @@ class Model:
         batch_size: int = 16,
         context: int = 0,  # longest sequence; 0: what the model was trained for
         kv_tokens: int = 0,  # room for tokens of all sequences; 0: batch_size * context, at most 1/4 of memory
-        max_rows: int = 512,  # prompts are fed in chunks of at most this
+        max_rows: int = 0,  # prompts are fed in chunks of at most this; 0: as the device likes
         kv_type: str = "f16",
         isa: str = "automatic",
     ) -> None:

@@ -40,8 +40,8 @@ struct Ending {
   std::uint64_t EngineStats::*counter = nullptr;
 };
 
-/// 16 rows of a long prompt beside 8 streams of a small model on two cores keep the streams' p99 under
-/// three times the quiet one, 24 and 32 do not (docs/server.md); a GPU hardly notices 512.
+/// 16 rows of a long prompt beside 8 streams of a small model on two cores keep the streams' p99
+/// under three times the quiet one, 24 and 32 do not (docs/server.md); a GPU hardly notices 512.
 std::int32_t prompt_rows(const EngineOptions& options, const LlamaModel::Impl& model) {
   if (options.prompt_rows > 0) return options.prompt_rows;
   return model.model->backend().samples_on_device() ? 512 : 16;

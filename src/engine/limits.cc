@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int32_t kPageSize = 32;
 constexpr std::int32_t kLeastLogits = 64;  // so that forward_all works in useful steps
+constexpr std::int32_t kHostRows = 512, kDeviceRows = 2048;  // of a step, unless told
 
 Status check_range(std::string_view name, std::int64_t value, std::int64_t min, std::int64_t max) {
   if (value >= min && value <= max) return {};
@@ -19,7 +20,7 @@ Status check_range(std::string_view name, std::int64_t value, std::int64_t min, 
 Status check_options(const ModelOptions& o, const ModelConfig& config) {
   for (Status status : {check_range("batch_size", o.batch_size, 1, 4096),
                         check_range("context", o.context, 0, config.context),
-                        check_range("max_rows", o.max_rows, 1, 1 << 16),
+                        check_range("max_rows", o.max_rows, 0, 1 << 16),
                         check_range("kv_tokens", o.kv_tokens, 0, std::int64_t{1} << 31)})
     if (!status.ok()) return status;
   return {};
@@ -34,7 +35,8 @@ Result<ModelLimits> choose_limits(const ModelOptions& options, const ModelConfig
   limits.context = options.context == 0 ? config.context : options.context;
   limits.kv_type = options.kv_type;
   limits.page_size = kPageSize;
-  limits.max_rows = std::max(options.max_rows, options.batch_size);
+  const std::int32_t rows = backend.memory().separate ? kDeviceRows : kHostRows;
+  limits.max_rows = std::max(options.max_rows > 0 ? options.max_rows : rows, options.batch_size);
   limits.max_sequences = options.batch_size;
   limits.max_logits = std::max(options.batch_size, std::min(kLeastLogits, limits.max_rows));
   const KvLayout layout{config.layers,  config.kv_heads, config.head_size, kPageSize, 1,

@@ -236,5 +236,34 @@ TEST_F(CudaAttention, EqualsReferenceAndItselfInChunks) {
   }
 }
 
+/// Pages are used again: what another sequence left behind the last key may be no number.
+TEST_F(CudaAttention, WhatAnotherSequenceLeftInAPageIsNotRead) {
+  Random random(74);
+  for (const std::int32_t size : {32, 64, 128}) {
+    const Dialogue d = dialogue(4, 2, size, 224, random);
+    Dialogue other = d;
+    std::fill(other.k.begin(), other.k.end(), std::nanf(""));
+    std::fill(other.v.begin(), other.v.end(), std::nanf(""));
+    for (const std::int32_t length : {1, 31, 70, 130, 200}) {
+      for (const std::int32_t chunk : {1, 200}) {
+        SCOPED_TRACE(::testing::Message()
+                     << "size " << size << ", " << length << " keys in chunks of " << chunk);
+        std::vector<float> results[2];
+        for (const bool used : {false, true}) {
+          reopen();
+          prepare(*cuda_, d);
+          if (used) attend(*cuda_, other, 0, d.length);
+          for (std::int32_t at = 0; at < length; at += chunk) {
+            const auto rows = attend(*cuda_, d, at, std::min(length, at + chunk));
+            results[used].insert(results[used].end(), rows.begin(), rows.end());
+          }
+        }
+        for (const float x : results[0]) ASSERT_FALSE(std::isnan(x));
+        ASSERT_TRUE(same_bits(results[0], results[1]));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace herd::testing

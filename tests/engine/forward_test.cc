@@ -260,7 +260,7 @@ TEST(EngineOpen, OptionsOutsideTheirLimits) {
       {"batch_size", [](ModelOptions& o) { o.batch_size = 1 << 20; }, {"1048576", "4096"}},
       {"context", [](ModelOptions& o) { o.context = -1; }, {"context -1"}},
       {"context", [](ModelOptions& o) { o.context = 257; }, {"257", "256"}},
-      {"max_rows", [](ModelOptions& o) { o.max_rows = 0; }, {"max_rows 0"}},
+      {"max_rows", [](ModelOptions& o) { o.max_rows = -1; }, {"max_rows -1"}},
       {"kv_tokens", [](ModelOptions& o) { o.kv_tokens = -5; }, {"kv_tokens -5"}},
   };
   TempModel file;
@@ -273,6 +273,22 @@ TEST(EngineOpen, OptionsOutsideTheirLimits) {
     for (const std::string& word : w.words)
       EXPECT_NE(model.error().message.find(word), std::string::npos) << model.error().message;
   }
+}
+
+TEST(EngineOpen, RowsOfAStepAreTheDevicesUnlessTold) {
+  TempModel file;
+  const auto activations = [&](DeviceType device, std::int32_t max_rows) {
+    ModelOptions options;
+    options.device = device, options.max_rows = max_rows;
+    const auto need = LlamaModel::plan(file.path(), options);
+    EXPECT_TRUE(need.ok());
+    return need.ok() ? need->activations : 0;
+  };
+  EXPECT_EQ(ModelOptions().max_rows, 0);
+  EXPECT_EQ(activations(DeviceType::cpu, 0), activations(DeviceType::cpu, 512));
+  EXPECT_LT(activations(DeviceType::cpu, 0), activations(DeviceType::cpu, 2048));
+  if (!make_backend({DeviceType::cuda, 1, Isa::automatic}).ok()) return;
+  EXPECT_EQ(activations(DeviceType::cuda, 0), activations(DeviceType::cuda, 2048));
 }
 
 TEST(EngineOpen, MoreMemoryThanThereIsIsRefusedBeforeItIsTaken) {

@@ -185,7 +185,7 @@ void feed_in_chunks(LlamaModel& model, const Known& known, std::size_t chunk, Di
 
 TEST_P(Bits, Chunks) {
   SCOPED_TRACE(testing::Message() << "seed " << kSeed);
-  for (const std::int32_t max_rows : {33, 512}) {  // the engine's own chunks, too
+  for (const std::int32_t max_rows : {33, 512, 2048}) {  // the engine's own chunks, too
     auto model = open_model(max_rows);
     Dice dice(kSeed + 2);
     const Known known = know(model, dice, quick() ? 2 : 6, longest());

@@ -44,7 +44,6 @@ __device__ Setting<Size> setting(const AttentionLaunch& a, const BatchSequence& 
 // ---- few rows: one warp takes item after item; its keys and values come through a ring of tiles
 // that runs ahead, over the ends of items too ----
 
-constexpr int kRunKeys = 32;   // positions of a page that stand together
 constexpr int kRingTiles = 3;  // keys, values, and the keys after them
 constexpr int kItemWords = sizeof(AttentionItem) / 4;
 
@@ -237,7 +236,9 @@ __device__ bool all_done(std::int32_t* counter, int done, int n_splits, int lane
 template <int Size>
 __device__ void clear_rows(unsigned tile, int first, int lane) {
   for (int i = first * (Size / 8) + lane; i < kTileKeys * (Size / 8); i += 32)
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(tile + 16 * i), "r"(0)
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
+                     tile + 2 * pool_offset(Size, i / (Size / 8), i % (Size / 8) * 8)),
+                 "r"(0)
                  : "memory");
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -272,7 +273,7 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
   const PairRow rows[2] = {
       pair_row(s, lane / 4, group, kv_head, a.heads, a.pool.head_size),
       Half ? PairRow{0, 0} : pair_row(s, lane / 4 + 8, group, kv_head, a.heads, a.pool.head_size)};
-  const int visible[2] = {rows[0].visible, rows[1].visible};
+  const int visible[2] = {rows[0].visible, rows[1].visible}, all_see = seen_by_all(rows);
   std::uint32_t q[Size / 16][4];
   load_queries<Size>(a.q, rows, a.pool.head_size, lane, q);
   Span<Size> split, total;
@@ -287,7 +288,8 @@ __device__ void one_item(const AttentionLaunch& a, const AttentionItem& item, in
     taker.release();
     fetcher.fetch(a, lane);
     std::uint32_t p[4][4];
-    softmax_of_tile<Size, Half>(scores, t * kTileKeys, visible, a.scale_log2, lane, split, p);
+    softmax_of_tile<Size, Half>(scores, t * kTileKeys, visible, all_see, a.scale_log2, lane, split,
+                                p);
     const unsigned values = taker.wait();
     if ((t + 1) * kTileKeys > s.kv_length)
       clear_rows<Size>(values, s.kv_length - t * kTileKeys, lane);
@@ -358,7 +360,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) attend_many(AttentionLaunch 
   const PairRow rows[2] = {
       pair_row(s, first_pair + lane / 4, in.group, kv_head, a.heads, a.pool.head_size),
       pair_row(s, first_pair + lane / 4 + 8, in.group, kv_head, a.heads, a.pool.head_size)};
-  const int visible[2] = {rows[0].visible, rows[1].visible};
+  const int visible[2] = {rows[0].visible, rows[1].visible}, all_see = seen_by_all(rows);
   const auto keys_of_pair = [&](int pair) {
     return s.kv_length - s.n_rows + min(s.n_rows - 1, pair / in.group) + 1;
   };
@@ -389,7 +391,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) attend_many(AttentionLaunch 
       float scores[8][4];
       scores_of_tile<Size>(q, keys, lane, scores);
       std::uint32_t p[4][4];
-      softmax_of_tile<Size>(scores, t * kTileKeys, visible, a.scale_log2, lane, split, p);
+      softmax_of_tile<Size>(scores, t * kTileKeys, visible, all_see, a.scale_log2, lane, split, p);
       values_of_tile<Size>(p, keys + kTileBytes, lane, split);
     }
     if (t + 1 < n_tiles && (t + 1) % (kSplitKeys / kTileKeys) != 0) continue;
@@ -433,6 +435,10 @@ cudaError_t prepare_attention() {
       const cudaError_t few = cudaFuncSetAttribute(
           attend_few<kSize>, cudaFuncAttributeMaxDynamicSharedMemorySize, few_shared(kSize));
       if (few != cudaSuccess) return few;
+      if constexpr (kSize >= 64) {
+        const cudaError_t hopper = prepare_attention_hopper(kSize);
+        if (hopper != cudaSuccess) return hopper;
+      }
       return cudaFuncSetAttribute(attend_many<kSize>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   many_shared(kSize));
     });
@@ -459,6 +465,7 @@ cudaError_t launch_attention_few(const AttentionLaunch& a, int blocks, cudaStrea
   });
 }
 cudaError_t launch_attention_many(const AttentionLaunch& a, int items, cudaStream_t stream) {
+  if (a.wgmma && a.pool.stride >= 64) return launch_attention_hopper(a, items, stream);
   const dim3 grid(static_cast<unsigned>(a.pool.kv_heads), static_cast<unsigned>(items));
   return with_size(a.pool.stride, [&](auto constant) {
     constexpr int kSize = decltype(constant)::value;

@@ -58,19 +58,45 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// ---- runs of keys or values, in the pool as in shared memory: [position][Size] halves whose
-// chunks of 16 bytes are swizzled, so that a column of eight rows touches every bank once ----
+// ---- runs of keys or values, in the pool as in shared memory: 32 positions of a page stand
+// together, [piece of 64 components][position][64] halves (of smaller heads [position][Size]). The
+// chunks of 16 bytes of a row are swizzled, so that a column of eight rows touches every bank once;
+// rows of 128 bytes stand as wgmma takes them ----
 
-/// Where chunk `chunk` of a row stands; `position` counts from any multiple of 8.
-__host__ __device__ constexpr int swizzled(int size, int position, int chunk) {
-  return size >= 64 ? chunk ^ (position & 7) : chunk ^ ((position >> 1) & 3);
+constexpr int kRunKeys = 32;
+
+/// Halves in a row.
+__host__ __device__ constexpr int row_width(int size) {
+  return size < 64 ? size : 64;
 }
-/// Where a lane finds chunk `odd` (0 or 1) of row `key` (below 16) in a tile, which is aligned to a
-/// row: other even chunks c are at `^ 16 c`, rows 8 n further down at `+ 16 n Size`. So a tile's
-/// addresses take one instruction for 8 of them, and no registers from tile to tile.
+/// Where chunk `chunk` of a row stands; `position` counts from any multiple of 8.
+__host__ __device__ constexpr int swizzled(int width, int position, int chunk) {
+  return width == 64 ? chunk ^ (position & 7) : chunk ^ ((position >> 1) & 3);
+}
+/// Halves from a head's first position in a page to `component` of `position`.
+__host__ __device__ constexpr int pool_offset(int size, int position, int component) {
+  const int width = row_width(size), row = position % kRunKeys, column = component % width;
+  return (position - row) * size + (component / width * kRunKeys + row) * width +
+         8 * swizzled(width, row, column / 8) + column % 8;
+}
+/// A tile is two runs. Where a lane finds chunk `odd` (0 or 1) of row `key` (below 16) in it; other
+/// even chunks c of the row are at `^ 16 c`, so a tile's addresses take one instruction for 8 of
+/// them, and no registers from tile to tile.
 template <int Size>
 __device__ std::uint32_t chunk_address(std::uint32_t tile, int key, int odd) {
-  return tile + static_cast<std::uint32_t>(key * (Size / 8) + swizzled(Size, key, odd)) * 16;
+  constexpr int kWidth = row_width(Size);
+  return tile + static_cast<std::uint32_t>(key * (kWidth / 8) + swizzled(kWidth, key, odd)) * 16;
+}
+/// Bytes from row `key` below 16 to row `key` + `rows`, a multiple of 8.
+template <int Size>
+__device__ constexpr std::uint32_t rows_further(int rows) {
+  return rows / kRunKeys * kRunKeys * 2 * Size + rows % kRunKeys * 2 * row_width(Size);
+}
+/// From an address in the first piece: chunk c for an even c, in the piece where it is.
+template <int Size>
+__device__ constexpr std::uint32_t chunk_further(std::uint32_t address, int chunk) {
+  constexpr int kChunks = row_width(Size) / 8;
+  return (address ^ (chunk % kChunks * 16)) + chunk / kChunks * kRunKeys * 2 * row_width(Size);
 }
 
 /// Where a tile's keys (or values) are: two runs of 32 positions.
@@ -81,12 +107,12 @@ struct TileSource {
 
 template <int Size, int Threads>
 __device__ void load_tile(std::uint32_t to, const TileSource& source, int thread) {
-  constexpr int kChunks = Size / 8;
+  constexpr int kRunChunks = kRunKeys * Size / 8, kRowChunks = row_width(Size) / 8;
 #pragma unroll 8
-  for (int i = thread; i < kTileKeys * kChunks; i += Threads) {
-    const int key = i / kChunks;
-    copy_16(to + 16 * i, source.run[key / 32] + (i - key / 32 * 32 * kChunks) * 8,
-            source.first_key + key < source.end_key);
+  for (int i = thread; i < 2 * kRunChunks; i += Threads) {
+    const int run = i / kRunChunks, at = i % kRunChunks;
+    const int key = run * kRunKeys + at / kRowChunks % kRunKeys;
+    copy_16(to + 16 * i, source.run[run] + at * 8, source.first_key + key < source.end_key);
   }
 }
 
@@ -116,11 +142,11 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
   const std::uint32_t first = chunk_address<Size>(keys, lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int k = 0; k < Size / 16; ++k) {  // outside, so that a sum waits for nobody
-    const std::uint32_t at = first ^ (k * 32);
+    const std::uint32_t at = chunk_further<Size>(first, 2 * k);
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       std::uint32_t b[4];
-      load_4(b, at + n * 16 * Size);
+      load_4(b, at + rows_further<Size>(8 * n));
       multiply_add(s[n], q[k], b[0], b[1]);
       multiply_add(s[n + 1], q[k], b[2], b[3]);
     }
@@ -128,25 +154,30 @@ __device__ void scores_of_tile(const std::uint32_t (&q)[Size / 16][4], std::uint
 }
 
 /// Online softmax: scores become weights, packed as the left operand of the next product; what
-/// `span` holds is scaled to the new maximum. A lane's rows see keys below visible[0] and [1].
-/// Half: the matrix's rows from 8 on are no pairs.
+/// `span` holds is scaled to the new maximum. A lane's rows see keys below visible[0] and [1];
+/// every pair of the warp sees those below `all_see`. Half: the matrix's rows from 8 on are no
+/// pairs.
 template <int Size, bool Half = false>
 __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&visible)[2],
-                                float scale_log2, int lane, Span<Size>& span,
+                                int all_see, float scale_log2, int lane, Span<Size>& span,
                                 std::uint32_t (&p)[4][4]) {
+  constexpr int kRows = Half ? 1 : 2;
+  if (first_key + kTileKeys > all_see) {
 #pragma unroll
-  for (int r = 0; r < (Half ? 1 : 2); ++r) {
-    const int left = visible[r] - first_key - lane % 4 * 2;
+    for (int r = 0; r < kRows; ++r) {
+      const int left = visible[r] - first_key - lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+        for (int e = 0; e < 2; ++e)
+          if (n * 8 + e >= left) s[n][2 * r + e] = kNegative;
+    }
+  }
+  const bool fresh = first_key % kSplitKeys == 0;  // nothing to scale yet
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
     float largest = kNegative;
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& x = s[n][2 * r + e];
-        if (n * 8 + e >= left) x = kNegative;
-        largest = fmaxf(largest, x);
-      }
-    }
+    for (int n = 0; n < 8; ++n) largest = fmaxf(largest, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
     largest = quad_max(largest);
     const float before = span.m[r];
     const float now = fmaxf(before, __fmul_rn(largest, scale_log2));
@@ -164,6 +195,7 @@ __device__ void softmax_of_tile(float (&s)[8][4], int first_key, const int (&vis
     }
     span.m[r] = now;
     span.l[r] = fmaf(span.l[r], shrink, sum);
+    if (fresh) continue;
 #pragma unroll
     for (int n = 0; n < Size / 8; ++n)
       for (int e = 0; e < 2; ++e) span.o[n][2 * r + e] = __fmul_rn(span.o[n][2 * r + e], shrink);
@@ -185,7 +217,7 @@ __device__ void values_of_tile(const std::uint32_t (&p)[4][4], std::uint32_t val
 #pragma unroll
     for (int n = 0; n < Size / 8; n += 2) {
       std::uint32_t b[4];
-      load_4_transposed(b, (first ^ (n * 16)) + k * 32 * Size);
+      load_4_transposed(b, chunk_further<Size>(first, n) + rows_further<Size>(16 * k));
       multiply_add(span.o[n], p[k], b[0], b[1]);
       multiply_add(span.o[n + 1], p[k], b[2], b[3]);
     }
@@ -232,6 +264,14 @@ __device__ inline PairRow pair_row(const BatchSequence& s, int pair, int group, 
   const int head = kv_head * group + pair % group;
   return {(static_cast<std::int64_t>(s.first_row + row) * heads + head) * head_size,
           s.kv_length - s.n_rows + row + 1};
+}
+
+/// Keys that every pair of the warp sees.
+__device__ inline int seen_by_all(const PairRow (&rows)[2]) {
+  int least = 1 << 30;
+  for (const PairRow& row : rows)
+    if (row.visible > 0) least = min(least, row.visible);
+  return __shfl_sync(0xffffffffu, __reduce_min_sync(0xffffffffu, least), 0);
 }
 
 template <int Size>

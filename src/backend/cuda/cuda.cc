@@ -72,6 +72,7 @@ Status CudaBackend::open(bool check_each_op) {
                         properties.name, properties.major, properties.minor, properties.major,
                         properties.minor)};
   note(prepared, "attention's shared memory");
+  note(runs_wgmma(wgmma_), "open");
   for (InFlight& step : in_flight_) {
     note(cudaEventCreateWithFlags(&step.copied, cudaEventDisableTiming), "event");
     note(cudaEventCreateWithFlags(&step.done, cudaEventDisableTiming), "event");
@@ -329,7 +330,8 @@ void CudaBackend::attention(const AttentionArgs& args) {
                                   args.heads,
                                   args.scale * 1.44269504088896341f,
                                   reinterpret_cast<float*>(partials_.get()),
-                                  reinterpret_cast<std::int32_t*>(counters_memory_.get())};
+                                  reinterpret_cast<std::int32_t*>(counters_memory_.get()),
+                                  wgmma_};
   if (few_blocks_ > 0) note(launch_attention_few(launch, few_blocks_, stream_), "attention");
   launched("attention");
   if (!many_.empty())

@@ -132,6 +132,7 @@ class CudaBackend final : public Backend {
 
   std::string description_;
   int multiprocessors_ = 0;
+  bool wgmma_ = false;  // the device runs code compiled for sm_90a
   bool check_each_op_ = false;
   cudaStream_t stream_ = nullptr;
   Status status_;

@@ -58,9 +58,11 @@ template <int Pending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
-/// Matrix descriptor of tokens by 64 inputs, rows of 128 bytes, 128-byte swizzle.
-__device__ __forceinline__ std::uint64_t descriptor(unsigned address) {
-  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | std::uint64_t{1} << 16 |
+/// Matrix descriptor of rows by 64 columns, rows of 128 bytes, 128-byte swizzle: tokens by inputs,
+/// or of a transposed operand inputs by tokens; of that, columns from 64 on stand `piece` bytes
+/// further.
+__device__ __forceinline__ std::uint64_t descriptor(unsigned address, unsigned piece = 16) {
+  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | std::uint64_t{piece / 16} << 16 |
          std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
 }
 /// Adds one; what this thread has seen written comes before it, what it reads later after it.
@@ -79,8 +81,8 @@ __device__ __forceinline__ int load_acquire(const unsigned* p) {
   return static_cast<int>(v);
 }
 
-// d (64 outputs by N tokens) = a (registers) times b (shared memory), plus d if `add`. The lists
-// are as long as the registers are many.
+// d (64 outputs by N tokens) = a (registers) times b (shared memory, Transposed: inputs by tokens),
+// plus d if `add`. The lists are as long as the registers are many.
 // clang-format off
 __device__ __forceinline__ void wgmma(float (&d)[8], const Bits (&a)[4], std::uint64_t b, int add) {
   asm volatile(
@@ -100,16 +102,18 @@ __device__ __forceinline__ void wgmma(float (&d)[16], const Bits (&a)[4], std::u
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
+template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[32], const Bits (&a)[4], std::uint64_t b, int add) {
   asm volatile(
       "{.reg .pred p; setp.ne.b32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;}"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(Transposed));
 }
+template <int Transposed = 0>
 __device__ __forceinline__ void wgmma(float (&d)[64], const Bits (&a)[4], std::uint64_t b, int add) {
   asm volatile(
       "{.reg .pred p; setp.ne.b32 p, %69, 0;\n"
@@ -118,9 +122,9 @@ __device__ __forceinline__ void wgmma(float (&d)[64], const Bits (&a)[4], std::u
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;}"
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;}"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(Transposed));
 }
 // clang-format on
 

@@ -19,8 +19,7 @@ struct RawMatrix {
   std::int64_t row_bytes = 0;
 };
 
-/// One layer's part of the pool: [page][kv_head][page_size][stride] each; the chunks of 16 bytes of
-/// a position stand in swizzled() order.
+/// One layer's part of the pool: [page][kv_head][page_size * stride] each, in pool_offset() order.
 struct LayerPool {
   __half* keys;
   __half* values;
@@ -44,6 +43,7 @@ struct AttentionLaunch {
   float scale_log2;        // scale * log2(e)
   float* partials;         // [slots][kv_heads][partial_floats]
   std::int32_t* counters;  // [tiles][kv_heads], zero between steps
+  bool wgmma;              // the device runs code compiled for sm_90a
 };
 /// Head sizes attention is compiled for: the least that holds `head_size`, or 0.
 int attention_stride(int head_size);
@@ -54,6 +54,9 @@ cudaError_t prepare_attention();
 int attention_warps(int stride, int multiprocessors);
 cudaError_t launch_attention_few(const AttentionLaunch& launch, int blocks, cudaStream_t stream);
 cudaError_t launch_attention_many(const AttentionLaunch& launch, int items, cudaStream_t stream);
+/// The same for strides of 64 and 128, in attention_hopper.cu; REQUIRES a device with wgmma.
+cudaError_t prepare_attention_hopper(int stride);
+cudaError_t launch_attention_hopper(const AttentionLaunch& launch, int items, cudaStream_t stream);
 
 /// Scratch of launch_sample, in bytes.
 std::int64_t sample_scratch_bytes(int rows);

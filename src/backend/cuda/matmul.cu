@@ -60,12 +60,7 @@ cudaError_t device_limits(DeviceLimits& limits) {
   };
   get(limits.multiprocessors, cudaDevAttrMultiProcessorCount);
   get(limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  get(limits.major, cudaDevAttrComputeCapabilityMajor);
-  if (error != cudaSuccess || limits.major != 9) return error;
-  cudaFuncAttributes probe;
-  error = cudaFuncGetAttributes(&probe, hopper_probe);
-  limits.wgmma = error == cudaSuccess && probe.sharedSizeBytes > 0;
-  return error;
+  return error == cudaSuccess ? runs_wgmma(limits.wgmma) : error;
 }
 
 template <Layout L>
@@ -130,6 +125,18 @@ int chains(quant::Type type, int rows, int columns) {
 std::size_t workspace_bytes(int rows, int outputs) {
   return kMeetingBytes + kPartialBytes +
          sizeof(float) * 2 * static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs);
+}
+
+cudaError_t runs_wgmma(bool& result) {
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess || major != 9) return error;
+  cudaFuncAttributes probe;
+  error = cudaFuncGetAttributes(&probe, hopper_probe);
+  result = error == cudaSuccess && probe.sharedSizeBytes > 0;
+  return error;
 }
 
 cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream) {

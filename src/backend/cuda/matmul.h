@@ -73,6 +73,9 @@ cudaError_t matmul(const MatmulCall& call, cudaStream_t stream);
 /// How many runs the inputs are cut into: a function of the weight's shape and type alone.
 int chains(quant::Type type, int rows, int columns);
 
+/// Whether the current device is a Hopper and runs code compiled for sm_90a.
+cudaError_t runs_wgmma(bool& result);
+
 /// For tests: which kernels may be used. `automatic` chooses by device and row count.
 enum class Path { automatic, mma, wgmma };
 cudaError_t matmul_on(Path path, const MatmulCall& call, cudaStream_t stream);

@@ -52,7 +52,7 @@ __host__ __device__ inline ChainRange chain_range(int k_tiles, int chains, int c
 }
 
 struct DeviceLimits {
-  int multiprocessors = 0, shared_bytes = 0, major = 0;
+  int multiprocessors = 0, shared_bytes = 0;
   bool wgmma = false;  // a Hopper, and code for it
 };
 

@@ -44,9 +44,9 @@ __global__ void rope_store(RopeStoreArgs args, LayerPool pool, StepView step) {
   } else if (slot >= 0) {
     const std::int64_t page = slot / pool.page_size, offset = slot % pool.page_size;
     __half* to = (i < n_q + n_k ? pool.keys : pool.values) +
-                 ((page * pool.kv_heads + head) * pool.page_size + offset) * pool.stride;
-    const int chunk = swizzled(pool.stride, static_cast<int>(offset), d / 8);
-    reinterpret_cast<__half2*>(to + 8 * chunk + d % 8)[0] = halves;
+                 (page * pool.kv_heads + head) * pool.page_size * pool.stride +
+                 pool_offset(pool.stride, static_cast<int>(offset), d);
+    reinterpret_cast<__half2*>(to)[0] = halves;
   } else if (args.v == nullptr) {
     args.k[at] = x.a, args.k[at + 1] = x.b;
   }
