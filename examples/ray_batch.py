@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Answers every prompt of a file, or a folder of files, on a Ray cluster. docs/ray.md
+
+usage: ray_batch.py -m MODEL [--actors N] [--cpus N] [--gpus N] [-n TOKENS] INPUT OUTPUT
+
+INPUT: JSON lines or Parquet with a column "prompt", anything Ray reads (a path, s3://...).
+OUTPUT: a folder, written in INPUT's format: the same columns, and text, ids, logprobs, finish_reason, error.
+Runs on the cluster that RAY_ADDRESS names, or one that it starts on this machine.
+"""
+
+import argparse
+
+import herd.ray
+import ray.data
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True, help="at this path on every machine")
+    parser.add_argument("--actors", type=int, default=1, help="copies of the model")
+    parser.add_argument("--cpus", type=int, default=1, help="threads of each")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each")
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--batch-size", type=int, default=16, help="sequences that an actor runs at once")
+    parser.add_argument("-n", "--max-tokens", type=int, default=128)
+    parser.add_argument("input")
+    parser.add_argument("output")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    parquet = options.input.rstrip("/").endswith("parquet")
+    dataset = ray.data.read_parquet(options.input) if parquet else ray.data.read_json(options.input, lines=True)
+    answers = herd.ray.generate(
+        dataset,
+        model=options.model,
+        actors=options.actors,
+        num_cpus=options.cpus,
+        num_gpus=options.gpus,
+        max_tokens=options.max_tokens,
+        model_options={"context": options.context, "batch_size": options.batch_size},
+    )
+    if parquet:
+        answers.write_parquet(options.output, filename_provider=herd.ray.FileNames("parquet"))
+    else:  # 15 decimals, or pandas rounds log-probabilities to 10
+        names = herd.ray.FileNames("jsonl")
+        answers.write_json(options.output, filename_provider=names, double_precision=15)
+
+
+if __name__ == "__main__":
+    main()
