@@ -9,8 +9,10 @@ Runs on the cluster that RAY_ADDRESS names, or one that it starts on this machin
 """
 
 import argparse
+import os
 
 import herd.ray
+import ray
 import ray.data
 
 
@@ -30,6 +32,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    if "RAY_ADDRESS" not in os.environ:  # Ray's CPUs are a count, not cores: one for reading and writing
+        ray.init(num_cpus=options.actors * options.cpus + 1)
     parquet = options.input.rstrip("/").endswith("parquet")
     dataset = ray.data.read_parquet(options.input) if parquet else ray.data.read_json(options.input, lines=True)
     answers = herd.ray.generate(

@@ -60,7 +60,7 @@ def main():
     options = parser.parse_args()
     prompts = make_prompts(options.prompts, seed=1)
     loading = dict(context=512, batch_size=16)
-    ray.init(num_cpus=options.actors, include_dashboard=False, object_store_memory=500_000_000)
+    ray.init(num_cpus=options.actors + 1, include_dashboard=False, object_store_memory=500_000_000)
     ray.data.DataContext.get_current().enable_progress_bars = False
     ratios = []
     for _ in range(options.rounds):

@@ -11,6 +11,7 @@ the same bytes. docs/ray.md has the whole story. Every node needs this package, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 
 try:
     import pyarrow as pa
+    import ray
     from ray.data import ActorPoolStrategy, Dataset
     from ray.data.datasource import FilenameProvider
     from ray.experimental import tqdm_ray
@@ -59,7 +61,8 @@ def generate(
     - `seed_column`: a seed per row, for sampling. Without it `seed` is every row's: the same prompt twice has
       the same answer twice.
     - `prefix`: in front of the new columns' names, which must not be in the dataset.
-    - `actors`: how many, or the fewest and the most; each reserves num_cpus and num_gpus of its node.
+    - `actors`: how many, or the fewest and the most; each reserves num_cpus and num_gpus of its node. Ray needs
+      one CPU more, to read and write.
     - `block_rows`: blocks are cut and joined to this many rows; a block is one ragged batch, and what is done
       again when an actor dies. None: blocks as they come.
     - `in_order`: rows stay in the dataset's order, and files that are written hold the same rows each time.
@@ -169,6 +172,7 @@ def _map(
     context = dataset.context
     context.execution_options.preserve_order = in_order
     least, most = (actors, actors) if isinstance(actors, int) else actors
+    _warn_if_full(least * num_cpus)
     loading = {"threads": num_cpus, "device": "cuda" if num_gpus else "cpu", **(model_options or {})}
     arguments = dict(
         arguments, model=model, loading=loading, prefix=prefix, progress=context.enable_progress_bars
@@ -183,6 +187,18 @@ def _map(
         fn_constructor_kwargs=arguments,
         udf_modifying_row_count=False,
     )
+
+
+def _warn_if_full(cpus: int) -> None:
+    """Ray's reading, cutting and writing want a CPU too; without one the job would wait for ever."""
+    there = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else cpus + 1
+    if there <= cpus:
+        warnings.warn(
+            f"the actors take {cpus} CPUs of the cluster's {there:g}: none is left to read and write blocks, the "
+            "job will wait until there is one (a local cluster: ray.init(num_cpus=...) with one more)",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _require(column: str, columns: list[str]) -> None:

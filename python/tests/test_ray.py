@@ -30,7 +30,8 @@ def ray():
     pytest.importorskip("ray.data")
     if not DEMO.exists():
         pytest.skip("the demo model is not here; scripts/demo brings it")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    # Two actors run; a job that failed can keep its own for a while, and Ray's CPUs are only a count.
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     yield ray
@@ -127,6 +128,12 @@ def test_what_is_wrong_for_all_rows_raises(ray):
     assert row["text"] == "x" and row["answer_error"] is None and row["answer_text"] != ""
     with pytest.raises(Exception, match="absent.gguf"):
         generate(dataset, prefix="a_", model="absent.gguf").take_all()
+
+
+def test_a_cluster_without_a_free_cpu_is_warned_of(ray):
+    dataset = ray.data.from_items([dict(prompt="Hello")])
+    with pytest.warns(RuntimeWarning, match="the actors take 8 CPUs of the cluster's 8"):
+        generate(dataset, actors=8)
 
 
 def test_nothing_to_do(ray):
