@@ -4,7 +4,7 @@
 usage: ray_batch.py -m MODEL [--actors N] [--cpus N] [--gpus N] [-n TOKENS] INPUT OUTPUT
 
 INPUT: JSON lines or Parquet with a column "prompt", anything Ray reads (a path, s3://...).
-OUTPUT: a folder, written in INPUT's format: the same columns, and text, ids, logprobs, finish_reason, error.
+OUTPUT: a new folder, written in INPUT's format: the same columns, and text, ids, logprobs, finish_reason, error.
 Runs on the cluster that RAY_ADDRESS names, or one that it starts on this machine.
 """
 
@@ -45,11 +45,7 @@ def main() -> None:
         max_tokens=options.max_tokens,
         model_options={"context": options.context, "batch_size": options.batch_size},
     )
-    if parquet:
-        answers.write_parquet(options.output, filename_provider=herd.ray.FileNames("parquet"))
-    else:  # 15 decimals, or pandas rounds log-probabilities to 10
-        names = herd.ray.FileNames("jsonl")
-        answers.write_json(options.output, filename_provider=names, double_precision=15)
+    herd.ray.write(answers, options.output, "parquet" if parquet else "jsonl")
 
 
 if __name__ == "__main__":

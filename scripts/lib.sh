@@ -179,11 +179,11 @@ HERD_PYTHON_ENV=$HERD_CACHE/python
 install_python_package() {
   local python=$HERD_PYTHON_ENV/bin/python launcher=()
   need_packages "${BUILD_PACKAGES[@]}" python3-venv python3-pip ca-certificates
-  "$python" -c 'import pybind11, scikit_build_core, pytest, ray.data' 2>/dev/null || {
+  "$python" -c 'import pybind11, scikit_build_core, pytest, ray.data, tqdm' 2>/dev/null || {
     say "installing pybind11, scikit-build-core, pytest and Ray from PyPI into $HERD_PYTHON_ENV"
     [[ -x $python ]] || python3 -m venv --clear "$HERD_PYTHON_ENV"
     "$python" -m pip install --quiet --disable-pip-version-check pybind11 scikit-build-core pytest \
-      'ray[data]>=2.60' >&2
+      'ray[data]>=2.60' tqdm >&2
   }
   command -v ccache >/dev/null && launcher=(-Ccmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache)
   say "python: building"

@@ -3,7 +3,7 @@
     import herd.ray, ray.data
     prompts = ray.data.read_json("prompts.jsonl", lines=True)
     answers = herd.ray.generate(prompts, model="model.gguf", actors=4, num_cpus=8, max_tokens=64)
-    answers.write_parquet("answers", filename_provider=herd.ray.FileNames("parquet"))
+    herd.ray.write(answers, "answers", "parquet")
 
 A row's answer is bitwise that of the row alone, so a block that is done again, after its actor died, gives
 the same bytes. docs/ray.md has the whole story. Every node needs this package, and the model at one path.
@@ -20,7 +20,7 @@ from typing import Any
 try:
     import pyarrow as pa
     import ray
-    from ray.data import ActorPoolStrategy, Dataset
+    from ray.data import ActorPoolStrategy, Dataset, SaveMode
     from ray.data.datasource import FilenameProvider
     from ray.experimental import tqdm_ray
 except ImportError as error:
@@ -28,7 +28,7 @@ except ImportError as error:
 
 from ._model import _DEFAULTS, Completion, Model, _request, _whole
 
-__all__ = ["FileNames", "generate", "score"]
+__all__ = ["generate", "score", "write"]
 
 _LOGPROBS = pa.list_(pa.float32())
 _TOP = pa.list_(pa.list_(pa.struct([("id", pa.int32()), ("logprob", pa.float32())])))
@@ -132,18 +132,27 @@ def score(
     )
 
 
-class FileNames(FilenameProvider):
-    """Names files by their place alone, part-000000.parquet: a job that runs again writes the same names.
+def write(dataset: Dataset, folder: str, format: str, *, overwrite: bool = False) -> None:
+    """Runs the dataset and writes it into `folder` as "parquet" or "jsonl", a file for each block.
 
-    Ray's own names are random. Give each job a folder of its own.
+    Names and bytes depend on the rows alone: a job that runs again, or lost actors on its way, writes the same
+    files (with generate's in_order). A folder that is there already is an error, or is emptied first. JSON
+    has log-probabilities with 15 decimals; Parquet keeps every bit.
     """
+    mode = SaveMode.OVERWRITE if overwrite else SaveMode.ERROR
+    if format == "parquet":
+        dataset.write_parquet(folder, filename_provider=_FileNames(file_format=format), mode=mode)
+    elif format == "jsonl":
+        dataset.write_json(folder, filename_provider=_FileNames(file_format=format), mode=mode, double_precision=15)
+    else:
+        raise ValueError(f"format '{format}': must be parquet or jsonl")
 
-    def __init__(self, file_format: str, stem: str = "part") -> None:
-        super().__init__(file_format=file_format)
-        self.stem = stem
+
+class _FileNames(FilenameProvider):
+    """Names files by their place alone; Ray's own names are random."""
 
     def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
-        return f"{self.stem}-{task_index:06}.{self.file_format}"
+        return f"part-{task_index:06}.{self.file_format}"
 
 
 def _map(

@@ -108,7 +108,7 @@ def test_rows_of_other_types_and_bad_seeds_fail_alone(ray):
     assert ids[2]["error"].startswith("column 'seed' -3: must be a whole number from 0 to ")
 
 
-def test_what_is_wrong_for_all_rows_raises(ray):
+def test_what_is_wrong_for_all_rows_raises(ray, tmp_path):
     import herd.ray
 
     dataset = ray.data.from_items([dict(prompt="Hello", text="x")])
@@ -126,6 +126,10 @@ def test_what_is_wrong_for_all_rows_raises(ray):
         generate(dataset).take_all()
     (row,) = generate(dataset, prefix="answer_").take_all()
     assert row["text"] == "x" and row["answer_error"] is None and row["answer_text"] != ""
+    with pytest.raises(ValueError, match="format 'csv': must be parquet or jsonl"):
+        herd.ray.write(dataset, "nowhere", "csv")
+    with pytest.raises(ValueError, match="already exists"):
+        herd.ray.write(dataset, str(tmp_path), "jsonl")
     with pytest.raises(Exception, match="absent.gguf"):
         generate(dataset, prefix="a_", model="absent.gguf").take_all()
 
@@ -202,11 +206,7 @@ class Killer(threading.Thread):
 def write(dataset, folder, kind):
     import herd.ray
 
-    names = herd.ray.FileNames(kind)
-    if kind == "parquet":
-        dataset.write_parquet(str(folder), filename_provider=names)
-    else:
-        dataset.write_json(str(folder), filename_provider=names, double_precision=15)
+    herd.ray.write(dataset, str(folder), kind)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
