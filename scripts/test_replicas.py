@@ -373,8 +373,11 @@ def check_kubernetes():
     version = kubernetes_validate.latest_version()
     kinds = []
     for document in yaml.safe_load_all((DEPLOY / "kubernetes/herd.yaml").read_text()):
-        kubernetes_validate.validate(document, version, strict=True)
         kinds.append(document["kind"])
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            raise AssertionError(f"Kubernetes {kinds[-1]}: {error.message}") from None
     return f"Kubernetes {', '.join(kinds)}: valid by the schema of {version}"
 
 
