@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Answers every prompt of a file, or a folder of files, on a Ray cluster. docs/ray.md
 
-usage: ray_batch.py -m MODEL [--actors N] [--cpus N] [--gpus N] [-n TOKENS] INPUT OUTPUT
+usage: ray_batch.py -m MODEL [--format jsonl|parquet] [--actors N] [--cpus N] [--gpus N] [-n TOKENS] INPUT OUTPUT
 
-INPUT: JSON lines or Parquet with a column "prompt", anything Ray reads (a path, s3://...).
-OUTPUT: a new folder, written in INPUT's format: the same columns, and text, ids, logprobs, finish_reason, error.
+INPUT: JSON lines or Parquet with a column "prompt", anything Ray reads (a file, a folder, s3://...).
+OUTPUT: a new folder of the same format: the same columns, and text, ids, logprobs, finish_reason, error.
 Runs on the cluster that RAY_ADDRESS names, or one that it starts on this machine.
 """
 
@@ -19,6 +19,7 @@ import ray.data
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", required=True, help="at this path on every machine")
+    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
     parser.add_argument("--actors", type=int, default=1, help="copies of the model")
     parser.add_argument("--cpus", type=int, default=1, help="threads of each")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each")
@@ -34,8 +35,10 @@ def main() -> None:
     options = parse()
     if "RAY_ADDRESS" not in os.environ:  # Ray's CPUs are a count, not cores: one for reading and writing
         ray.init(num_cpus=options.actors * options.cpus + 1)
-    parquet = options.input.rstrip("/").endswith("parquet")
-    dataset = ray.data.read_parquet(options.input) if parquet else ray.data.read_json(options.input, lines=True)
+    if options.format == "parquet":
+        dataset = ray.data.read_parquet(options.input)
+    else:
+        dataset = ray.data.read_json(options.input, lines=True)
     answers = herd.ray.generate(
         dataset,
         model=options.model,
@@ -45,7 +48,7 @@ def main() -> None:
         max_tokens=options.max_tokens,
         model_options={"context": options.context, "batch_size": options.batch_size},
     )
-    herd.ray.write(answers, options.output, "parquet" if parquet else "jsonl")
+    herd.ray.write(answers, options.output, options.format)
 
 
 if __name__ == "__main__":
