@@ -186,3 +186,18 @@ configure() {
 build() {
   cmake --build --preset "$1" --parallel "$HERD_JOBS" "${@:2}"
 }
+
+# Installs the Python package with pip into $PYTHON_VENV, building it in build/python, and Ray Data beside it.
+install_python_package() {
+  local python=$PYTHON_VENV/bin/python launcher=()
+  need_packages "${BUILD_PACKAGES[@]}" "${PYTHON_PACKAGES[@]}"
+  fetch_python_tools || die "pybind11 and pytest could not be installed"
+  "$python" -c 'import ray.data, tqdm' 2>/dev/null || {
+    say "installing Ray from PyPI into $PYTHON_VENV"
+    "$python" -m pip install --quiet --disable-pip-version-check 'ray[data]>=2.60' tqdm >&2
+  }
+  command -v ccache >/dev/null && launcher=(-Ccmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  say "python: building"
+  CMAKE_BUILD_PARALLEL_LEVEL=$HERD_JOBS "$python" -m pip install --quiet --disable-pip-version-check \
+    --no-build-isolation "-Ccmake.define.HERD_CUDA=${HERD_CUDA:-OFF}" "${launcher[@]}" . >&2
+}

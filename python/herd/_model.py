@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -162,11 +162,12 @@ class Model:
         stop_ids: Sequence[int] = (),
         ignore_end: bool = False,
         logprobs: int | None = None,  # n: of the chosen token and of the n likeliest
+        on_tokens: Callable[[int], object] | None = None,  # hears how many came since its last call
     ) -> list[Completion]:
         """Answers in the order of the prompts. A bad prompt fails alone: its `error` says why."""
-        options = {k: v for k, v in locals().items() if k not in ("self", "prompts")}
+        options = {k: v for k, v in locals().items() if k not in ("self", "prompts", "on_tokens")}
         requests, errors = _requests(prompts, options)
-        answers = iter(self._model.generate(requests) if requests else [])
+        answers = iter(self._model.generate(requests, on_tokens) if requests else [])
         failed = {i: Completion("", [], "error", [], None, why) for i, why in errors.items()}
         return [
             failed[i] if i in failed else _completion(next(answers), logprobs is not None)
@@ -183,7 +184,12 @@ class Model:
         where = [i for i in range(len(prompts)) if i not in errors]
         return Stream(self._model.stream(requests) if requests else None, early, where)
 
-    def score(self, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[Score]:
+    def score(
+        self,
+        pairs: Sequence[tuple[Prompt, Prompt]],
+        *,
+        on_tokens: Callable[[int], object] | None = None,  # hears how many were computed since its last call
+    ) -> list[Score]:
         """Log-likelihoods of (context, continuation) pairs, in their order.
 
         Texts are encoded as one: a continuation usually begins with a space. Contexts that begin
@@ -196,7 +202,7 @@ class Model:
                 requests.append(self._score_request(pair))
             except (TypeError, ValueError) as error:
                 errors[i] = str(error)
-        scores = iter(zip(requests, self._model.score(requests) if requests else []))
+        scores = iter(zip(requests, self._model.score(requests, on_tokens) if requests else []))
         return [
             _unscored(errors[i]) if i in errors else _score(*next(scores)) for i in range(len(pairs))
         ]
@@ -221,7 +227,9 @@ class Model:
         return request
 
 
-_DEFAULTS = {k: v for k, v in (Model.generate.__kwdefaults__ or {}).items() if k != "logprobs"}
+_DEFAULTS = {
+    k: v for k, v in (Model.generate.__kwdefaults__ or {}).items() if k not in ("logprobs", "on_tokens")
+}
 
 
 def _whole(name: str, value: Any, bits: int) -> None:

@@ -72,10 +72,13 @@ herd::KvType kv_type_named(const std::string& name) {
   return by_name("kv_type", name, {herd::KvType::f16, herd::KvType::f32}, kv_type_name);
 }
 
-/// Asks Python now and then whether a signal has come. Made and used by a thread that has let go of
-/// the GIL.
-class Interrupt {
+/// What a call asks of Python now and then: whether a signal has come, and to hear of the tokens
+/// done since. Made and ended with the GIL held; used in between by a thread that has let go of it.
+class Watch {
  public:
+  explicit Watch(py::object on_tokens) : on_tokens_(std::move(on_tokens)) {}
+  void count(std::int64_t tokens) { tokens_ += tokens; }
+  /// Whether the work must stop.
   bool operator()() {
     const auto now = std::chrono::steady_clock::now();
     if (raised_ || now < next_) return raised_;
@@ -83,14 +86,29 @@ class Interrupt {
     const py::gil_scoped_acquire gil;
     raised_ = PyErr_CheckSignals() != 0;
     if (raised_) error_.emplace();  // takes it from this thread's state
+    if (!raised_) tell();
     return raised_;
   }
-  /// REQUIRES: the GIL is held. Throws what the signal's handler raised.
-  void rethrow() {
+  /// REQUIRES: the GIL is held. Throws what the signal's handler or on_tokens raised.
+  void end() {
+    if (!raised_) tell();
     if (error_) throw py::error_already_set(*error_);
   }
 
  private:
+  void tell() {
+    const std::int64_t tokens = std::exchange(tokens_, 0);
+    if (tokens == 0 || on_tokens_.is_none()) return;
+    try {
+      on_tokens_(tokens);
+    } catch (const py::error_already_set& error) {
+      error_.emplace(error);
+      raised_ = true;
+    }
+  }
+
+  py::object on_tokens_;  // a callable, or None
+  std::int64_t tokens_ = 0;
   bool raised_ = false;
   std::optional<py::error_already_set> error_;
   std::chrono::steady_clock::time_point next_{};
@@ -230,31 +248,42 @@ std::shared_ptr<Held> load(const std::string& path, const std::string& device, i
   return std::make_shared<Held>(value_or_raise(std::move(*model)), std::move(*vocabulary));
 }
 
-/// work(model, options) with the model taken and the GIL let go; a signal cancels it and is raised.
-template <class Options, class Work>
-auto in_turn(const std::shared_ptr<Held>& held, Work work) {
+/// work(model, watch) with the model taken and the GIL let go; what the watch raises is raised.
+template <class Work>
+auto in_turn(const std::shared_ptr<Held>& held, py::object on_tokens, Work work) {
   Turn turn(held);
-  Interrupt interrupt;
-  Options options;
-  options.cancelled = std::ref(interrupt);
+  Watch watch(std::move(on_tokens));
   auto results = [&] {
     const py::gil_scoped_release no_gil;
-    return work(turn.model(), options);
+    return work(turn.model(), watch);
   }();
-  interrupt.rethrow();
+  watch.end();
   return value_or_raise(std::move(results));
 }
 
 std::vector<herd::GenerateResult> generate(const std::shared_ptr<Held>& held,
-                                           const std::vector<herd::GenerateRequest>& requests) {
-  return in_turn<herd::GenerateOptions>(held, [&](auto& model, const auto& options) {
+                                           const std::vector<herd::GenerateRequest>& requests,
+                                           py::object on_tokens) {
+  const bool counts = !on_tokens.is_none();
+  return in_turn(held, std::move(on_tokens), [&](herd::LlamaModel& model, Watch& watch) {
+    herd::GenerateOptions options;
+    options.cancelled = std::ref(watch);
+    if (counts)
+      options.on_event = [&](const herd::GenerateEvent& e) { watch.count(e.id >= 0 ? 1 : 0); };
     return herd::generate(model, requests, options);
   });
 }
 
 std::vector<herd::ScoreResult> score(const std::shared_ptr<Held>& held,
-                                     const std::vector<herd::ScoreRequest>& requests) {
-  return in_turn<herd::ScoreOptions>(held, [&](auto& model, const auto& options) {
+                                     const std::vector<herd::ScoreRequest>& requests,
+                                     py::object on_tokens) {
+  return in_turn(held, std::move(on_tokens), [&](herd::LlamaModel& model, Watch& watch) {
+    herd::ScoreOptions options;
+    options.cancelled = std::ref(watch);
+    std::int64_t before = 0;
+    options.on_progress = [&](std::int64_t tokens) {
+      watch.count(tokens - std::exchange(before, tokens));
+    };
     return herd::score(model, requests, options);
   });
 }
@@ -330,8 +359,8 @@ void bind_model(py::module_& m) {
       .def(py::init(&load), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("isa"),
            py::arg("batch_size"), py::arg("context"), py::arg("kv_tokens"), py::arg("max_rows"),
            py::arg("kv_type"))
-      .def("generate", &generate)
-      .def("score", &score)
+      .def("generate", &generate, py::arg("requests"), py::arg("on_tokens") = py::none())
+      .def("score", &score, py::arg("requests"), py::arg("on_tokens") = py::none())
       .def("stream",
            [](std::shared_ptr<Held> held, std::vector<herd::GenerateRequest> requests) {
              return std::make_unique<Stream>(std::move(held), std::move(requests));
