@@ -70,6 +70,7 @@ struct Fiber {
   Collective op = nullptr;
   void* fake_stack = nullptr;
   void* tsan = nullptr;
+  std::uint32_t barriers = 0, simd_barriers = 0;  // passed
 };
 
 struct Array {
@@ -127,8 +128,12 @@ class Group {
     running_->state = State::done;
     for (;;) to_scheduler();
   }
-  void* barrier_sync() { return &barrier_sync_; }
-  void* simd_sync() { return &simd_sync_[running_->index / kSimdWidth]; }
+  // Of a fiber's next barrier. Two take turns: a fiber that leaves a barrier late must not learn
+  // from one object what others did up to the next.
+  void* barrier_sync() { return &barrier_sync_[running_->barriers++ % 2]; }
+  void* simd_sync() {
+    return &simd_sync_[running_->index / kSimdWidth * 2 + running_->simd_barriers++ % 2];
+  }
   Size3 builtin(Builtin which) const;
   const Launch* launch = nullptr;
 
@@ -165,8 +170,9 @@ class Group {
   const void* scheduler_bottom_ = nullptr;
   std::size_t scheduler_size_ = 0;
   void* scheduler_tsan_ = nullptr;
-  char start_sync_ = 0, end_sync_ = 0, barrier_sync_ = 0;
-  std::array<char, kMaxThreads / kSimdWidth> simd_sync_ = {};
+  char start_sync_ = 0, end_sync_ = 0;
+  std::array<char, 2> barrier_sync_ = {};
+  std::array<char, 2 * kMaxThreads / kSimdWidth> simd_sync_ = {};
 };
 
 thread_local Group* current = nullptr;
@@ -236,6 +242,7 @@ void Group::start() {
     unguard(f.stack, kStack);
     f.state = State::ready;
     f.place = Place();
+    f.barriers = f.simd_barriers = 0;
     f.fake_stack = nullptr;
     auto* sp = reinterpret_cast<void**>(f.stack + kStack);
     *--sp = nullptr;  // keeps the stack as a call would leave it: 8 below a multiple of 16
@@ -436,11 +443,12 @@ void simd_rendezvous(void* value, Collective op, bool fence, const Place& place)
   g.running().value = value;
   g.running().op = op;
 #ifdef HERD_EMULATION_TSAN
-  if (fence) __tsan_release(g.simd_sync());
+  void* sync = fence ? g.simd_sync() : nullptr;
+  if (fence) __tsan_release(sync);
 #endif
   g.park(State::in_simdgroup, place);
 #ifdef HERD_EMULATION_TSAN
-  if (fence) __tsan_acquire(g.simd_sync());
+  if (fence) __tsan_acquire(sync);
 #endif
   static_cast<void>(fence);
 }
@@ -448,11 +456,12 @@ void simd_rendezvous(void* value, Collective op, bool fence, const Place& place)
 void threadgroup_rendezvous(bool fence, const Place& place) {
   Group& g = *current;
 #ifdef HERD_EMULATION_TSAN
-  if (fence) __tsan_release(g.barrier_sync());
+  void* sync = fence ? g.barrier_sync() : nullptr;
+  if (fence) __tsan_release(sync);
 #endif
   g.park(State::at_barrier, place);
 #ifdef HERD_EMULATION_TSAN
-  if (fence) __tsan_acquire(g.barrier_sync());
+  if (fence) __tsan_acquire(sync);
 #endif
   static_cast<void>(fence);
 }
