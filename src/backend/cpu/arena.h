@@ -17,8 +17,9 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Zeroed, 64-byte aligned, there until released; null when memory is out. The system brings a page in
-  /// when it is first touched, so that what is not used costs no time and no memory. REQUIRES: bytes >= 0.
+  /// Zeroed, 64-byte aligned, there until released; null when memory is out. The system brings a
+  /// page in when it is first touched, so that what is not used costs no time and no memory.
+  /// REQUIRES: bytes >= 0.
   std::byte* take(std::int64_t bytes);
   /// Pieces taken and not released.
   std::size_t pieces() const { return pieces_.size(); }
