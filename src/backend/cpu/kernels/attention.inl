@@ -30,32 +30,38 @@ INLINE void prefetch_components(const std::byte* base, std::int64_t index) {
 }
 
 /// scores[r][j] = chain(d, fma(q[d], k_j[d])) * key scale * scale for B vectors of 16 keys from
-/// offset j0 of a page.
-template <KvType K, int R, int B>
-INLINE void score_block(const AttentionTileArgs& a, const std::byte* keys, const std::byte* next,
-                        std::int32_t j0, std::int64_t position) {
-  F acc[R][B];
-  unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA { acc[r.value][b.value] = zero(); });
+/// offset j0 of each of P pages; `position` is that of the first. More keys side by side hide the
+/// latency of the chains.
+template <KvType K, int R, int B, int P>
+INLINE void score_block(const AttentionTileArgs& a, const std::byte* const (&keys)[P],
+                        const std::byte* const (&next)[P], std::int32_t j0, std::int64_t position) {
+  F acc[R][P * B];
+  unroll2<R, P * B>([&](auto r, auto b) INLINE_LAMBDA { acc[r.value][b.value] = zero(); });
   const float* q = a.q;
   for (std::int32_t d = 0; d < a.head_size; ++d, q += R) {
-    F k[B];
+    F k[P * B];
     const std::int64_t at = std::int64_t{d} * a.page_size + j0;
-    prefetch_components<K, 16 * B>(next, at);
-    unroll<B>([&](auto b) INLINE_LAMBDA { k[b.value] = load_keys<K>(keys, at + b.value * 16); });
+    unroll2<P, B>([&](auto p, auto b) INLINE_LAMBDA {
+      if constexpr (b.value == 0) prefetch_components<K, 16 * B>(next[p.value], at);
+      k[p.value * B + b.value] = load_keys<K>(keys[p.value], at + b.value * 16);
+    });
     unroll<R>([&](auto r) INLINE_LAMBDA {
       const F value = set1(q[r.value]);
-      unroll<B>([&](auto b) INLINE_LAMBDA {
+      unroll<P * B>([&](auto b) INLINE_LAMBDA {
         acc[r.value][b.value] = fma(k[b.value], value, acc[r.value][b.value]);
       });
     });
   }
   const F scale = set1(a.scale);
-  const auto* key_scales =
-      reinterpret_cast<const float*>(keys + std::int64_t{2} * a.head_size * a.page_size);
-  unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
-    F s = acc[r.value][b.value];
-    if constexpr (K == KvType::f16) s = mul(s, load(key_scales + j0 + b.value * 16));
-    store(a.scores + r.value * a.score_stride + position + b.value * 16, mul(s, scale));
+  unroll<P>([&](auto p) INLINE_LAMBDA {
+    const auto* key_scales = reinterpret_cast<const float*>(
+        keys[p.value] + std::int64_t{2} * a.head_size * a.page_size);
+    const std::int64_t first = position + std::int64_t{p.value} * a.page_size;
+    unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
+      F s = acc[r.value][p.value * B + b.value];
+      if constexpr (K == KvType::f16) s = mul(s, load(key_scales + j0 + b.value * 16));
+      store(a.scores + r.value * a.score_stride + first + b.value * 16, mul(s, scale));
+    });
   });
 }
 
@@ -71,18 +77,29 @@ INLINE const std::byte* values_at(const AttentionTileArgs& a, std::int32_t page)
   return a.values + a.pages[page < last ? page : last] * a.value_page_bytes;
 }
 
+/// Scores of P pages from page `page` on.
+template <KvType K, int R, int B, int P>
+INLINE void score_pages(const AttentionTileArgs& a, std::int32_t page, std::int32_t pages) {
+  const std::byte *keys[P], *next[P];
+  unroll<P>([&](auto p) INLINE_LAMBDA {
+    const std::int32_t here = page + p.value, ahead = here + kPagesAhead;
+    keys[p.value] = a.keys + a.pages[here] * a.key_page_bytes;
+    next[p.value] = ahead < pages ? a.keys + a.pages[ahead] * a.key_page_bytes
+                                  : values_at(a, ahead - pages);  // come after the keys
+  });
+  const std::int32_t first = page * a.page_size;
+  for (std::int32_t j = 0; j < a.page_size && first + j < a.max_keys; j += 16 * B)
+    score_block<K, R, B, P>(a, keys, next, j, first + j);
+}
+
 template <KvType K, int R>
 INLINE void score_all(const AttentionTileArgs& a) {
-  constexpr int B = 2 * R <= kAccumulators ? 2 : 1;
+  constexpr int B = 2 * R <= kAccumulators ? 2 : 1, P = 2 * B * R <= kAccumulators ? 2 : 1;
   const std::int32_t pages = page_count(a);
-  for (std::int32_t page = 0; page < pages; ++page) {
-    const std::byte* keys = a.keys + a.pages[page] * a.key_page_bytes;
-    const std::int32_t first = page * a.page_size, ahead = page + kPagesAhead;
-    const std::byte* next = ahead < pages ? a.keys + a.pages[ahead] * a.key_page_bytes
-                                          : values_at(a, ahead - pages);  // come after the keys
-    for (std::int32_t j = 0; j < a.page_size && first + j < a.max_keys; j += 16 * B)
-      score_block<K, R, B>(a, keys, next, j, first + j);
-  }
+  std::int32_t page = 0;
+  if (P > 1 && a.page_size == 16 * B)  // or some of the second page's scores might have no place
+    for (; page + P <= pages; page += P) score_pages<K, R, B, P>(a, page, pages);
+  for (; page < pages; ++page) score_pages<K, R, B, 1>(a, page, pages);
 }
 
 /// x = exp(x - max) for n values, +0 beyond up to a multiple of 32; returns their sum.
