@@ -265,7 +265,7 @@ TEST(Engine, AFullQueueRefusesAndTellsTheLimit) {
   auto engine = small_engine(model, {.max_queue = 2});
   std::vector<Answer> answers;
   answers.push_back(submit(*engine, ask({1}, 150)));
-  while (engine->stats().running == 0) std::this_thread::yield();
+  while (engine->stats().steps == 0) std::this_thread::yield();  // it may have ended again
   while (answers.size() < 3) answers.push_back(submit(*engine, ask({2}, 150)));
   if (engine->stats().waiting == 2)  // not on a machine so slow that the first has ended
     expect_refused(*engine, ask({3}), Code::resource_exhausted,
@@ -280,7 +280,7 @@ TEST(Engine, TheQueueHasABudgetOfTokens) {
   auto engine = small_engine(model, {.max_queue_tokens = 50});
   Answer running =
       submit(*engine, ask(std::vector<TokenId>(60, 1), 100));  // alone it may be larger
-  while (engine->stats().running == 0) std::this_thread::yield();
+  while (engine->stats().steps == 0) std::this_thread::yield();  // it may have ended again
   Answer waits = submit(*engine, ask(std::vector<TokenId>(30, 1), 100));
   if (engine->stats().waiting == 1)
     expect_refused(*engine, ask(std::vector<TokenId>(30, 1)), Code::resource_exhausted,
