@@ -279,7 +279,7 @@ TEST(Engine, TheQueueHasABudgetOfTokens) {
   model.batch_size = 1;
   auto engine = small_engine(model, {.max_queue_tokens = 50});
   Answer running =
-      submit(*engine, ask(std::vector<TokenId>(60, 1), 100));  // alone it may be larger
+      submit(*engine, ask(std::vector<TokenId>(60, 1), 100));    // alone it may be larger
   while (engine->stats().steps == 0) std::this_thread::yield();  // it may have ended again
   Answer waits = submit(*engine, ask(std::vector<TokenId>(30, 1), 100));
   if (engine->stats().waiting == 1)

@@ -54,8 +54,8 @@ INLINE void score_block(const AttentionTileArgs& a, const std::byte* const (&key
   }
   const F scale = set1(a.scale);
   unroll<P>([&](auto p) INLINE_LAMBDA {
-    const auto* key_scales = reinterpret_cast<const float*>(
-        keys[p.value] + std::int64_t{2} * a.head_size * a.page_size);
+    const auto* key_scales =
+        reinterpret_cast<const float*>(keys[p.value] + std::int64_t{2} * a.head_size * a.page_size);
     const std::int64_t first = position + std::int64_t{p.value} * a.page_size;
     unroll2<R, B>([&](auto r, auto b) INLINE_LAMBDA {
       F s = acc[r.value][p.value * B + b.value];
