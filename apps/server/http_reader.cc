@@ -35,6 +35,24 @@ Found find(const http::fields& fields, http::field name) {
   return found;
 }
 
+/// What a parser's error is to the client.
+ApiError error_of(const beast::error_code& ec, const Limits& limits) {
+  ApiError error;
+  error.status = 400;
+  error.message = "not a valid HTTP request: " + ec.message();
+  error.reason = "bad_http";
+  if (ec == http::error::header_limit) {
+    error.status = 431;
+    error.message = fmt::format("the header is above {} bytes", limits.header_bytes);
+    error.reason = "header_too_large";
+  } else if (ec == http::error::body_limit) {
+    error.status = 413;
+    error.message = fmt::format("the body is above {} bytes", limits.body_bytes);
+    error.reason = "body_too_large";
+  }
+  return error;
+}
+
 }  // namespace
 
 HttpReader::HttpReader(const Limits& limits)
@@ -52,31 +70,46 @@ HttpReader::State HttpReader::feed(std::string_view bytes) {
 }
 
 void HttpReader::parse() {
-  parser_->eager(state_ == State::body);
-  if (state_ == State::body && !parser_->is_done() && unparsed_.empty()) return;
+  if (state_ == State::header) return parse_header();
+  parser_->eager(true);
+  if (!parser_->is_done() && unparsed_.empty()) return;
   std::size_t used = 0;
   while (!parser_->is_done() && used < unparsed_.size()) {
     beast::error_code ec;
     used += parser_->put(boost::asio::buffer(unparsed_.data() + used, unparsed_.size() - used), ec);
     if (ec == http::error::need_more) break;
-    if (ec == http::error::header_limit)
-      return fail(431, fmt::format("the header is above {} bytes", limits_.header_bytes),
-                  "header_too_large");
-    if (ec == http::error::body_limit)
-      return fail(413, fmt::format("the body is above {} bytes", limits_.body_bytes),
-                  "body_too_large");
-    if (ec) return fail(400, "not a valid HTTP request: " + ec.message(), "bad_http");
-    if (state_ == State::header && parser_->is_header_done()) break;
+    if (ec) return fail(error_of(ec, limits_));
   }
   unparsed_.erase(0, used);
-  if (state_ == State::header && parser_->is_header_done()) return finish_header();
-  if (state_ == State::body && parser_->is_done()) {
+  if (parser_->is_done()) {
     state_ = State::done;
     return;
   }
-  if (unparsed_.size() > (state_ == State::header ? limits_.header_bytes : kUnparsedBytes))
-    fail(state_ == State::header ? 431 : 400, "a line of the request does not end",
-         "header_too_large");
+  if (unparsed_.size() > kUnparsedBytes)
+    fail(400, "a line of the request does not end", "header_too_large");
+}
+
+/// The parser gets a header whole and nothing behind it: given in pieces, one near its limit could
+/// be refused that it takes at once.
+void HttpReader::parse_header() {
+  constexpr std::string_view kEnd = "\r\n\r\n";
+  // TLS, for one, says so at once and would never send the end of a header.
+  if (!unparsed_.empty() && (unparsed_[0] <= ' ' || unparsed_[0] == 127))
+    return fail(error_of(http::error::bad_method, limits_));
+  const std::size_t end = unparsed_.find(kEnd);
+  const std::size_t bytes = end == std::string::npos ? unparsed_.size() : end + kEnd.size();
+  if (bytes > limits_.header_bytes) return fail(error_of(http::error::header_limit, limits_));
+  if (end == std::string::npos) return;
+  parser_->eager(false);
+  std::size_t used = 0;
+  while (!parser_->is_header_done() && used < bytes) {
+    beast::error_code ec;
+    used += parser_->put(boost::asio::buffer(unparsed_.data() + used, bytes - used), ec);
+    if (ec) return fail(error_of(ec, limits_));
+  }
+  unparsed_.erase(0, used);
+  if (!parser_->is_header_done()) return fail(error_of(http::error::need_more, limits_));
+  finish_header();
 }
 
 void HttpReader::finish_header() {
@@ -113,11 +146,16 @@ std::string HttpReader::take_body() {
   return std::move(parser_->get().body());
 }
 
-void HttpReader::fail(int status, std::string message, std::string_view reason) {
+void HttpReader::fail(ApiError error) {
   state_ = State::failed;
-  error_.status = status;
-  error_.message = std::move(message);
-  error_.reason = reason;
+  error_ = std::move(error);
+}
+void HttpReader::fail(int status, std::string message, std::string_view reason) {
+  ApiError error;
+  error.status = status;
+  error.message = std::move(message);
+  error.reason = reason;
+  fail(std::move(error));
 }
 
 }  // namespace server

@@ -37,7 +37,9 @@ class HttpReader {
  private:
   struct Parser;
   void parse();
+  void parse_header();
   void finish_header();
+  void fail(ApiError error);
   void fail(int status, std::string message, std::string_view reason);
 
   Limits limits_;

@@ -100,6 +100,26 @@ TEST(HttpReader, S8BodiesAreLimited) {
   EXPECT_EQ(refused(chunked("ffffffffffffffffffffff\r\n"), limits), 400);
 }
 
+TEST(HttpReader, AHeaderAtItsLimitIsTakenHoweverItArrives) {
+  Limits limits;
+  for (const int fold : {0, 1})  // lines that continue the one before
+    for (std::size_t size = 900; size < 1100; ++size) {
+      limits.header_bytes = 1024;
+      std::string bytes = "GET / HTTP/1.1\r\nHost: x\r\nA: ";
+      while (bytes.size() + 4 < size)
+        bytes += fold == 1 && bytes.size() % 16 == 0 && bytes.size() + 8 < size ? "\r\n\t" : "a";
+      bytes += "\r\n\r\n";
+      for (const std::size_t piece : {std::size_t{1}, std::size_t{5}, bytes.size()}) {
+        SCOPED_TRACE(testing::Message() << bytes.size() << " bytes, pieces of " << piece);
+        HttpReader reader(limits);
+        for (std::size_t at = 0; at < bytes.size(); at += piece)
+          reader.feed(std::string_view(bytes).substr(at, piece));
+        const bool taken = reader.feed("") == HttpReader::State::done;
+        EXPECT_EQ(taken, bytes.size() <= 1024);
+      }
+    }
+}
+
 TEST(HttpReader, WhatIsNoRequestIsRefused) {
   EXPECT_EQ(refused("\x16\x03\x01\x02"), 400);
   EXPECT_EQ(refused("GET\r\n\r\n"), 400);
