@@ -26,18 +26,6 @@ constexpr int shared_size(int size) {
 /// 32 positions together.
 constexpr int kPieceBytes = kTileKeys * 128, kRunBytes = kRunKeys * 128;
 
-/// A place in the ring: full barriers first, empty ones behind.
-struct Place {
-  unsigned barriers;
-  int stage = 0;
-  unsigned parity = 0;
-  __device__ __forceinline__ unsigned full() const { return barriers + 8 * stage; }
-  __device__ __forceinline__ unsigned empty() const { return barriers + 8 * (kRing + stage); }
-  __device__ __forceinline__ void advance() {
-    if (++stage == kRing) stage = 0, parity ^= 1;
-  }
-};
-
 /// What all threads of a block know.
 struct Block {
   AttentionItem item;
@@ -58,7 +46,7 @@ __device__ void fetch_tiles(const AttentionLaunch& a, const Block& b, int lane) 
   constexpr int kPieces = Size / 64;
   const BatchSequence& s = b.item.sequence;
   const LayerPool& pool = a.pool;
-  Place to{b.barriers};
+  Ring<kRing> to{b.barriers};
   std::int32_t page = 0;  // lane i: of run 32 n + i
   for (int t = 0; t < b.n_tiles; ++t) {
     const int run = 2 * t + lane / kPieces, piece = lane % kPieces;  // lanes below 2 kPieces copy
@@ -137,7 +125,7 @@ __device__ void attend(const AttentionLaunch& a, const Block& b, int first, std:
   for (auto& step : w.q)
     for (std::uint32_t& x : step) asm volatile("xor.b32 %0, %0, %1;" : "+r"(x) : "r"(zero));
   w.split.clear(), w.total.clear();
-  Place taken{b.barriers}, released{b.barriers};
+  Ring<kRing> taken{b.barriers}, released{b.barriers};
   const auto take = [&] {
     barrier_wait(taken.full(), taken.parity);
     const unsigned tile = b.ring + taken.stage * tile_bytes(Size);

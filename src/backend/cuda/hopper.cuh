@@ -29,6 +29,19 @@ __device__ __forceinline__ void barrier_wait(unsigned barrier, unsigned parity) 
       "r"(parity)
       : "memory");
 }
+/// A place in a ring of Stages barriers: full ones first, empty ones behind.
+template <int Stages>
+struct Ring {
+  unsigned barriers;
+  int stage = 0;
+  unsigned parity = 0;
+  __device__ __forceinline__ unsigned full() const { return barriers + 8 * stage; }
+  __device__ __forceinline__ unsigned empty() const { return barriers + 8 * (Stages + stage); }
+  __device__ __forceinline__ void advance() {
+    if (++stage == Stages) stage = 0, parity ^= 1;
+  }
+};
+
 /// bytes (a multiple of 16) of contiguous memory to shared memory; counts towards `barrier`.
 __device__ __forceinline__ void bulk_copy(unsigned to, const void* from, unsigned bytes,
                                           unsigned barrier) {

@@ -69,19 +69,6 @@ constexpr int shared_size(Layout l, Tile t) {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// A place in a ring of Stages barriers: full ones first, empty ones behind.
-template <int Stages>
-struct Ring {
-  unsigned barriers;
-  int stage = 0;
-  unsigned parity = 0;
-  __device__ __forceinline__ unsigned full() const { return barriers + 8 * stage; }
-  __device__ __forceinline__ unsigned empty() const { return barriers + 8 * (Stages + stage); }
-  __device__ __forceinline__ void advance() {
-    if (++stage == Stages) stage = 0, parity ^= 1;
-  }
-};
-
 struct Place {
   int matrix, tile;  // tile of 64 outputs in that matrix; -1: none
 };
