@@ -54,8 +54,27 @@ def measure_llama_cpp(options):
     return speeds
 
 
-def cell(values):
-    return f"{statistics.median(values):.1f} ({min(values):.1f}..{max(values):.1f})"
+def cell(values, digits=1):
+    low, high = (f"{x:.{digits}f}" for x in (min(values), max(values)))
+    return f"{statistics.median(values):.{digits}f} ({low}..{high})"
+
+
+def in_turn(repeats, names):
+    """Each name once a repeat, and said on stderr."""
+    for repeat in range(repeats):
+        for name in names:
+            print(f"repeat {repeat + 1} of {repeats}: {name}", file=sys.stderr, flush=True)
+            yield name
+
+
+def arguments(description):
+    """What scripts/bench-peers gives to either measurement."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in ("herd", "llama-bin", "llama-name", "model"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
 
 
 def print_table(options, samples):
@@ -70,19 +89,12 @@ def print_table(options, samples):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("herd", "llama-bin", "llama-name", "model"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
 
     measures = {"herd": measure_herd, f"llama.cpp ({options.llama_name})": measure_llama_cpp}
     samples = {name: [] for name in measures}
-    for repeat in range(options.repeats):
-        for name, measure in measures.items():
-            print(f"repeat {repeat + 1} of {options.repeats}: {name}", file=sys.stderr, flush=True)
-            samples[name].append(measure(options))
+    for name in in_turn(options.repeats, measures):
+        samples[name].append(measures[name](options))
     print_table(options, samples)
 
 

@@ -5,13 +5,13 @@ Called by scripts/bench-peers --server, which builds both programs. Each server 
 the clients (scripts/load_server.py) run on the same cores. Exit status 1 if a stream was cut short.
 """
 
-import argparse
 import asyncio
 import socket
 import statistics
 import sys
 import time
 
+from bench_peers import arguments, cell, in_turn
 from load_server import Server, Target, throughput
 
 SLOTS = 32  # llama.cpp's, as many as there are clients at most
@@ -60,19 +60,13 @@ class LlamaServer:
 async def measure(options):
     names = ["herd", f"llama.cpp ({options.llama_name})"]
     samples, sound = {name: [] for name in names}, True
-    for repeat in range(options.repeats):
-        for name in names:
-            print(f"repeat {repeat + 1} of {options.repeats}: {name}", file=sys.stderr, flush=True)
-            threads = ["--threads", str(options.threads)]
-            async with Server(options, *threads) if name == "herd" else LlamaServer(options) as server:
-                figures, whole = await throughput(server.target, options)
-            samples[name].append({row["clients"]: row for row in figures["throughput"]})
-            sound = sound and whole
+    for name in in_turn(options.repeats, names):
+        threads = ["--threads", str(options.threads)]
+        async with Server(options, *threads) if name == "herd" else LlamaServer(options) as server:
+            figures, whole = await throughput(server.target, options)
+        samples[name].append({row["clients"]: row for row in figures["throughput"]})
+        sound = sound and whole
     return samples, sound
-
-
-def cell(values):
-    return f"{statistics.median(values):.0f} ({min(values):.0f}..{max(values):.0f})"
 
 
 def print_table(options, samples):
@@ -84,15 +78,11 @@ def print_table(options, samples):
         for key, title in FIGURES.items():
             a, b = ([sample[count][key] for sample in side] for side in (ours, theirs))
             ratio = statistics.median(a) / max(1e-9, statistics.median(b))
-            print(f"| {count} | {title} | {cell(a)} | {cell(b)} | {ratio:.2f} |")
+            print(f"| {count} | {title} | {cell(a, 0)} | {cell(b, 0)} | {ratio:.2f} |")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("herd", "llama-bin", "llama-name", "model"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=8)
     parser.set_defaults(quick=False, tokens=64, kv_tokens=32768)
     options = parser.parse_args()
