@@ -5,14 +5,18 @@
 #include <fstream>
 #include <string_view>
 
+#include <unistd.h>
+
 #ifdef __APPLE__
 #include <mach/mach.h>
 #include <sys/resource.h>
-#include <unistd.h>
+#include <sys/sysctl.h>
 #endif
 
 namespace herd {
 namespace {
+
+constexpr std::int64_t kGuessedCache = 8 << 20;
 
 constexpr std::int64_t kUnlimited = std::int64_t{1} << 60;  // v1 writes a number near 2^63
 
@@ -134,7 +138,24 @@ std::int64_t current_rss() {
   return static_cast<std::int64_t>(info.resident_size);
 }
 
+std::int64_t last_level_cache() {
+  std::int64_t bytes = 0;
+  for (const char* name : {"hw.l3cachesize", "hw.perflevel0.l2cachesize"}) {
+    std::size_t size = sizeof(bytes);
+    if (sysctlbyname(name, &bytes, &size, nullptr, 0) == 0 && bytes > 0) return bytes;
+  }
+  return kGuessedCache;
+}
+
 #else
+
+std::int64_t last_level_cache() {
+#ifdef _SC_LEVEL3_CACHE_SIZE  // of glibc
+  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kGuessedCache;
+}
 
 std::int64_t total_memory() {
   const std::int64_t machine = proc_kilobytes("/proc/meminfo", "MemTotal");

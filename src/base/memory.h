@@ -15,6 +15,9 @@ std::int64_t available_memory();
 std::int64_t peak_rss();
 std::int64_t current_rss();
 
+/// Bytes of the largest cache a core has; a guess of 8 MiB where the system does not say.
+std::int64_t last_level_cache();
+
 /// Memory of a cgroup; `limited` is false when nothing bounds it.
 struct MemoryBounds {
   bool limited = false;

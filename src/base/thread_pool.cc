@@ -81,9 +81,7 @@ int ThreadPool::take_from(int owner, int thread) {
     const std::uint64_t ticket = tickets.next.fetch_add(1, std::memory_order_acq_rel);
     const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
     if (next >= end) return done;
-    const int place = next - first_chunk(job_.chunks, owner);
-    const int chunk = job_.deal == Deal::runs ? next : place * threads() + owner;
-    job_.call(job_.context, chunk, thread);
+    job_.call(job_.context, next, thread);
   }
 }
 

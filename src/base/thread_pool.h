@@ -30,25 +30,17 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(tickets_.size()); }
 
-  /// Which chunks a thread begins with: a run of neighbours, or every n-th of them. One that is
-  /// done with its own goes on with what is left of the others'.
-  enum class Deal { runs, turns };
-
-  /// Calls body(chunk, thread) once for every chunk in [0, chunks), each thread's in ascending
-  /// order, and returns when all are done. Allocates nothing. The body must not throw or call
-  /// run().
+  /// Calls body(chunk, thread) once for every chunk in [0, chunks) and returns when all are done.
+  /// A thread begins with a run of neighbouring chunks, in ascending order, and goes on with what
+  /// is left of the others'. Allocates nothing. The body must not throw or call run().
   template <class Body>
-  void run(int chunks, Deal deal, Body&& body) {
+  void run(int chunks, Body&& body) {
     using B = std::remove_reference_t<Body>;
     run_job(
         {[](void* context, int chunk, int thread) { (*static_cast<B*>(context))(chunk, thread); },
-         const_cast<void*>(static_cast<const void*>(&body)), deal, chunks});
+         const_cast<void*>(static_cast<const void*>(&body)), chunks});
   }
-  template <class Body>
-  void run(int chunks, Body&& body) {
-    run(chunks, Deal::runs, body);
-  }
-  /// The first of `chunks` that `thread` begins with under Deal::runs.
+  /// The first of `chunks` that `thread` begins with.
   int first_chunk(int chunks, int thread) const {
     return thread * (chunks / threads()) + std::min(thread, chunks % threads());
   }
@@ -57,7 +49,6 @@ class ThreadPool {
   struct Job {
     void (*call)(void* context, int chunk, int thread) = nullptr;
     void* context = nullptr;
-    Deal deal = Deal::runs;
     int chunks = 0;
   };
   void run_job(const Job& job);

@@ -85,6 +85,8 @@ TEST(Memory, ThisMachineSaysSomethingSane) {
   EXPECT_GT(total_memory(), std::int64_t{64} << 20);
   EXPECT_GT(available_memory(), 0);
   EXPECT_LE(available_memory(), total_memory());
+  EXPECT_GE(last_level_cache(), std::int64_t{256} << 10);
+  EXPECT_LE(last_level_cache(), std::int64_t{4} << 30);
 }
 
 TEST(Memory, ResidentMemoryFollowsWhatIsTouched) {

@@ -29,7 +29,7 @@ void CpuBackend::attention(const AttentionArgs& args) {
   std::int32_t tasks = 0;
   for (const BatchSequence& s : batch.sequences)
     tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
-  pool_.run(tasks, ThreadPool::Deal::turns, [&](int task, int thread) {
+  pool_.run(tasks, [&](int task, int thread) {
     std::size_t i = 0;  // which sequence: few of them, so a walk is enough
     std::int32_t left = task;
     for (; left >= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile; ++i)
@@ -43,6 +43,7 @@ void CpuBackend::attention(const AttentionArgs& args) {
     attention_tile(args, s, kv_head, first_row, std::min(shape.rows, s.n_rows - first_row),
                    first_head, std::min(shape.heads, group - first_head), thread);
   });
+  kv_ahead_.attention_done(args.layer, batch);
 }
 
 void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& sequence,

@@ -50,11 +50,11 @@ const KernelTable& widest_table() {
 
 CpuBackend::CpuBackend(const KernelTable& table, int threads)
     : table_(table),
-      ahead_{.threads = std::vector<Ahead::Progress>(static_cast<std::size_t>(threads))},
-      pool_(threads, {[](void* backend, int thread) {
-                        static_cast<CpuBackend*>(backend)->read_ahead(thread);
-                      },
-                      this}) {}
+      weights_ahead_(threads),
+      kv_ahead_(threads, last_level_cache()),
+      pool_(threads,
+            {[](void* ahead, int thread) { static_cast<WeightsAhead*>(ahead)->ask(thread); },
+             &weights_ahead_}) {}
 
 std::string CpuBackend::description() const {
   return fmt::format("cpu {}, {} thread{}", to_string(table_.isa), pool_.threads(),
@@ -116,7 +116,7 @@ Result<void*> CpuBackend::allocate(std::int64_t bytes) {
 }
 
 void CpuBackend::release_to(MemoryMark mark) {
-  ahead_.data = nullptr;
+  weights_ahead_.set(nullptr, 0);
   last_product_ = -1;
   matrices_.resize(std::min(matrices_.size(), mark.matrices));
   weights_.release_to(matrices_.size());
@@ -140,6 +140,7 @@ Status CpuBackend::create_kv(const KvLayout& layout) {
     return {Code::resource_exhausted,
             fmt::format("KV pool: no memory for {} bytes", layout.bytes())};
   kv_ = layout;
+  kv_ahead_.create(layout, keys_, values_);
   return {};
 }
 

@@ -1,7 +1,6 @@
 // The CPU backend: packed weights, a paged KV pool, and ops shared out between threads.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/arena.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
@@ -98,19 +98,7 @@ class CpuBackend final : public Backend {
     float* out[3];
     bool add;
   };
-  /// The matrix that comes next, and how far each thread has asked for its share. Asking
-  /// for a wrong address does no harm, so the fields need not agree while they change.
-  struct Ahead {
-    std::atomic<const std::byte*> data{nullptr};
-    std::atomic<std::int64_t> bytes{0};
-    struct alignas(64) Progress {
-      const std::byte* data = nullptr;
-      std::int64_t at = 0;
-    };
-    std::vector<Progress> threads;
-  };
   void look_ahead(const ProductArgs& args);
-  void read_ahead(int thread);
   void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
   void store(const RopeStoreArgs& args);
   void products(const ProductArgs& args);
@@ -133,7 +121,8 @@ class CpuBackend final : public Backend {
   void for_each(std::int64_t n, std::int64_t cost_each, Body&& body);
 
   const KernelTable& table_;
-  Ahead ahead_;  // read by the pool's threads
+  WeightsAhead weights_ahead_;  // the pool's threads ask it what to do while they wait
+  KvAhead kv_ahead_;
   ThreadPool pool_;
   Counters counters_;
   std::vector<Matrix> matrices_;

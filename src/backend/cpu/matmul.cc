@@ -1,5 +1,7 @@
 // Sharing matrix products out between threads. Few rows: weights are decoded and used in registers.
 // More rows: panels are unpacked to floats once per block of rows and multiplied in tiles.
+#include <cstring>
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/for_each.h"
 
@@ -8,9 +10,7 @@ namespace {
 
 constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
 
-constexpr std::int32_t kReadAheadRows = 4;           // up to here a product is bound by reading
-constexpr std::int64_t kReadAheadBytes = 128 << 10;  // per thread: a part of its own cache
-constexpr int kReadAheadLines = 8;                   // at a time
+constexpr std::int32_t kReadAheadRows = 4;  // up to here a product is bound by reading
 
 /// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
 struct TileRows {
@@ -45,11 +45,39 @@ std::int32_t group_of(const Matrix& m) {
   return group == 0 ? kChunk : group;
 }
 
+/// Four floats: the narrowest registers of every machine, wide enough for a copy.
+using F4 = float __attribute__((vector_size(16)));
+F4 load4(const float* p) {
+  F4 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+void store4(float* p, F4 v) {
+  std::memcpy(p, &v, sizeof v);
+}
+/// Rows of 4 x 4 floats, `stride` apart, to columns `to_stride` apart.
+void transpose4(const float* x, std::int64_t stride, float* to, std::int64_t to_stride) {
+  const F4 a = load4(x), b = load4(x + stride), c = load4(x + 2 * stride),
+           d = load4(x + 3 * stride);
+  const F4 ab01 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const F4 ab23 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const F4 cd01 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const F4 cd23 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  store4(to, __builtin_shufflevector(ab01, cd01, 0, 1, 4, 5));
+  store4(to + to_stride, __builtin_shufflevector(ab01, cd01, 2, 3, 6, 7));
+  store4(to + 2 * to_stride, __builtin_shufflevector(ab23, cd23, 0, 1, 4, 5));
+  store4(to + 3 * to_stride, __builtin_shufflevector(ab23, cd23, 2, 3, 6, 7));
+}
+
 /// Rows [rows][columns] to [columns][rows], for inputs [k0, k1).
 void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int32_t k0,
                std::int32_t k1, float* to) {
+  const std::int32_t rows4 = rows / 4 * 4, k4 = k0 + (k1 - k0) / 4 * 4;
+  for (std::int32_t k = k0; k < k4; k += 4)
+    for (std::int32_t r = 0; r < rows4; r += 4)
+      transpose4(x + std::int64_t{r} * columns + k, columns, to + std::int64_t{k} * rows + r, rows);
   for (std::int32_t k = k0; k < k1; ++k)
-    for (std::int32_t r = 0; r < rows; ++r)
+    for (std::int32_t r = k < k4 ? rows4 : 0; r < rows; ++r)
       to[std::int64_t{k} * rows + r] = x[std::int64_t{r} * columns + k];
 }
 
@@ -62,16 +90,19 @@ std::int32_t panels_per_chunk(std::int32_t panels, int threads, std::int32_t mos
 }  // namespace
 
 void CpuBackend::products(const ProductArgs& args) {
+  std::int64_t bytes = 0;
   for (std::int32_t i = 0; i < args.n_weights; ++i) {
     const Matrix& m = matrix(args.weights[i]);
+    bytes += m.panels * m.panel_bytes;
     counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(args.rows) *
                               static_cast<std::uint64_t>(m.rows) *
                               static_cast<std::uint64_t>(m.columns);
-    counters_.weight_bytes += static_cast<std::uint64_t>(m.panels * m.panel_bytes);
     ++counters_.matmuls;
   }
+  counters_.weight_bytes += static_cast<std::uint64_t>(bytes);
   if (args.rows == 0) return;
   look_ahead(args);
+  kv_ahead_.product_begins(bytes);
   sum_inputs(args);
   if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
     matmul_fused(args);
@@ -87,27 +118,9 @@ void CpuBackend::look_ahead(const ProductArgs& args) {
   if (last_product_ >= 0) matrices_[static_cast<std::size_t>(last_product_)].next = first;
   last_product_ = first;
   const std::int32_t next = matrix(args.weights[0]).next;
-  if (next < 0 || args.rows > kReadAheadRows) {
-    ahead_.data.store(nullptr, std::memory_order_relaxed);
-    return;
-  }
+  if (next < 0 || args.rows > kReadAheadRows) return weights_ahead_.set(nullptr, 0);
   const Matrix& m = matrix({next});
-  ahead_.bytes.store(m.panels * m.panel_bytes, std::memory_order_relaxed);
-  ahead_.data.store(m.data, std::memory_order_relaxed);
-}
-
-/// A few lines more of this thread's share of the coming matrix.
-void CpuBackend::read_ahead(int thread) {
-  const std::byte* data = ahead_.data.load(std::memory_order_relaxed);
-  Ahead::Progress& progress = ahead_.threads[static_cast<std::size_t>(thread)];
-  if (progress.data != data) progress = {data, 0};
-  if (data == nullptr || progress.at >= kReadAheadBytes) return;
-  const std::int64_t bytes = ahead_.bytes.load(std::memory_order_relaxed);
-  const std::int64_t at = bytes / pool_.threads() * thread / 64 * 64 + progress.at;
-  if (at < bytes)
-    for (int line = 0; line < kReadAheadLines; ++line)
-      __builtin_prefetch(data + at + line * 64, 0, 2);
-  progress.at += kReadAheadLines * 64;
+  weights_ahead_.set(m.data, m.panels * m.panel_bytes);
 }
 
 /// Sums of each group of inputs, for every size of group among the weights that have mins.
@@ -194,7 +207,7 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   for (std::int32_t i = 0; i < args.n_weights; ++i)
     ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
 
-  pool_.run(chunks, [&](int chunk, int) {
+  pool_.run(chunks, [&](int chunk, int thread) {
     const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
     const Matrix& m = matrix(args.weights[run.weight]);
     const auto& kernels = table_.fused[type_index(m.type)];
@@ -204,7 +217,8 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
       const float* x = packed ? packed_.get() : args.x;
       kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
                      x + std::int64_t{row} * m.columns, sums_of(m, row, packed),
-                     args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add});
+                     args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add,
+                     kv_ahead_.fetch(thread)});
       row += kFusedSizes[size];
     }
   });
@@ -263,7 +277,7 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
             {unpacked,
              packed_.get() + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
              sums == nullptr ? nullptr : sums + k0 / group * rows.rows, n, group,
-             totals + std::int64_t{rows.first - base} * width});
+             totals + std::int64_t{rows.first - base} * width, kv_ahead_.fetch(thread)});
       }
     }
     store_totals(totals, width, rows_in_block, first_panel * kPanelRows, m.rows,

@@ -29,6 +29,16 @@ constexpr int type_index(quant::Type type) {
   return -1;
 }
 
+/// Memory that will be read soon, stretch after stretch: kernels that compute more than they read
+/// ask for some of its lines as they go.
+struct Stretch {
+  const std::byte *at, *end;
+};
+struct Fetch {
+  const std::byte *at, *end;   // of the one under way
+  const Stretch *next, *last;  // those after it
+};
+
 /// Few rows against a run of panels: weights are decoded in registers and used at once.
 struct FusedArgs {
   const std::byte* panels;  // the matrix, panel after panel
@@ -40,6 +50,7 @@ struct FusedArgs {
   float* out;         // [rows][outputs]
   std::int32_t outputs;
   bool add;
+  Fetch* fetch;  // or null; of kernels for kPackedFused rows or more
 };
 
 /// A chunk of one panel as floats. Types without groups have values for codes and one group with a
@@ -61,6 +72,7 @@ struct TileArgs {
   std::int32_t n;      // inputs in this chunk, <= kChunk
   std::int32_t group;  // inputs that share a scale
   float* total;        // [rows][panels * 16] +=
+  Fetch* fetch;        // or null
 };
 
 /// Up to tile_rows queries of one sequence and one kv head against that head's keys and values.

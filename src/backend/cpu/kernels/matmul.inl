@@ -28,6 +28,27 @@ INLINE void prefetch_half(const std::byte* unit, int h, std::int64_t ahead) {
       [&](auto i) INLINE_LAMBDA { prefetch(unit + ahead + h * kBytes + i.value * 64); });
 }
 
+/// Inputs after which lines are asked for, and how many of them for a panel and row: what 16 rows
+/// of one panel take to compute hides the reading of about 12 lines (docs/performance.md).
+inline constexpr std::int32_t kFetchInputs = 32;
+constexpr int fetch_lines(int rows_and_panels) {
+  return (rows_and_panels * 12 + 15) / 16;
+}
+/// The next N lines of what will be read soon.
+template <int N>
+INLINE void fetch(Fetch* f) {
+  if (f == nullptr) return;
+  if (f->at >= f->end) {
+    if (f->next == f->last) return;
+    f->at = f->next->at;
+    f->end = f->next->end;
+    ++f->next;
+  }
+  const std::byte* at = f->at;
+  unroll<N>([&](auto i) INLINE_LAMBDA { prefetch(at + i.value * 64); });
+  f->at = at + N * 64;
+}
+
 /// acc[r][c] += codes of half `h` of the units of C panels times 16 inputs of R rows, in order.
 template <Type T, int R, int C>
 INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead, const float* x,
@@ -66,6 +87,8 @@ INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, std
     const int h = k % format.unit / 16;
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
+    if constexpr (R >= kPackedFused)
+      if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
     unroll<kGroup / 16>([&](auto i) INLINE_LAMBDA {
       fused_half<T, R, C>(units, h + i.value, ahead,
                           a.x + input_at<R>(k + 16 * i.value, 0, a.columns), a.columns, acc);
@@ -92,6 +115,8 @@ INLINE void fused_plain(const FusedArgs& a, const std::byte* const* panels, F (&
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
     for (std::int32_t k = k0; k < end; ++k) {
+      if constexpr (R >= kPackedFused)
+        if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
       F w[C];
       unroll<C>([&](auto c) INLINE_LAMBDA { w[c.value] = plain_weight<T>(panels[c.value], k); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
@@ -191,15 +216,19 @@ void tile(const TileArgs& a) {
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
     const std::int32_t end = a.n < k + a.group ? a.n : k + a.group;
-    for (; k < end; ++k, x += R) {
-      F v[C];
-      unroll<C>([&](auto c) INLINE_LAMBDA { v[c.value] = load(a.panels[c.value].codes[k]); });
-      unroll<R>([&](auto r) INLINE_LAMBDA {
-        const F value = set1(x[r.value]);
-        unroll<C>([&](auto c) INLINE_LAMBDA {
-          acc[r.value][c.value] = fma(v[c.value], value, acc[r.value][c.value]);
+    while (k < end) {
+      if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
+      const std::int32_t stop = end < k + kFetchInputs ? end : k + kFetchInputs;
+      for (; k < stop; ++k, x += R) {
+        F v[C];
+        unroll<C>([&](auto c) INLINE_LAMBDA { v[c.value] = load(a.panels[c.value].codes[k]); });
+        unroll<R>([&](auto r) INLINE_LAMBDA {
+          const F value = set1(x[r.value]);
+          unroll<C>([&](auto c) INLINE_LAMBDA {
+            acc[r.value][c.value] = fma(v[c.value], value, acc[r.value][c.value]);
+          });
         });
-      });
+      }
     }
     add_group<R, C>(a, g, acc);
   }
