@@ -213,7 +213,7 @@ def measure_cpu_shares(options, _):
     """Of the widest instruction set, at two contexts; and of AVX2 where that is not the widest."""
     def report(prompt, *more):
         print(f"running: herd bench, context {prompt} {' '.join(more)}", file=sys.stderr, flush=True)
-        return bench_peers.herd_report(options.bench, *more, prompt=prompt, repeats=options.repeats)
+        return bench_peers.herd_report(options.bench, *more, prompt=prompt, repeats=options.bench.repeats)
     reports = [report(512), report(128)]
     if " avx512" in reports[0]["backend"]:
         reports.append(report(512, "--isa", "avx2"))

@@ -220,7 +220,7 @@ class Parts(InFolder):
         text, kept = evidence.measure_fidelity(options, self.folder)
         ours, theirs = text.splitlines()[-2:]
         self.assertTrue(kept)
-        self.assertIn("64 tokens of", text)
+        self.assertIn("65 tokens of", text)
         self.assertTrue(ours.startswith("| herd, cpu "), ours)
         self.assertTrue(theirs.startswith("| twin | 0.0e+00 | 0.0e+00 | 0.0e+00 | 0.0e+00 | 100.00 % |"), theirs)
         evidence.KL_BOUND["cpu"], bound = -1.0, evidence.KL_BOUND["cpu"]
