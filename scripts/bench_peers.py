@@ -73,11 +73,11 @@ def measure_llama_cpp(options):
 
 
 def measure_transformers(options):
-    command = [options.transformers, "-B", TRANSFORMERS, "bench", "--model", options.model, "--threads", options.threads]
-    command += ["--prompt", PROMPT, "--generate", GENERATE, "--batch", ",".join(map(str, BATCHES))]
+    command = [options.transformers, "-B", TRANSFORMERS, "bench", "--model", options.model, "--prompt", PROMPT]
+    command += ["--threads", options.threads, "--generate", GENERATE, "--batch", ",".join(map(str, BATCHES))]
     report = json.loads(run(command))
-    speeds = {decode(row["batch"]): row["decode_tokens_per_second"] for row in report["results"]}
-    return {PREFILL: report["results"][0]["prefill_tokens_per_second"], **speeds}, None
+    speeds = {decode(batch): report["decode_tokens_per_second"][str(batch)] for batch in BATCHES}
+    return {PREFILL: report["prefill_tokens_per_second"], **speeds}, None
 
 
 def in_turn(repeats, names):
@@ -125,7 +125,8 @@ def peers_table(samples, reports):
         medians = {name: statistics.median(samples[name][case]) for name in samples}
         ratios = [f"{medians[ours] / medians[peer]:.2f}" for peer in peers]
         speeds = [spread(samples[name][case]) for name in samples]
-        rows.append([case, speeds[0], percent(statistics.median(share[case] for share in shares)), *speeds[1:], *ratios])
+        share = percent(statistics.median(of_floor[case] for of_floor in shares))
+        rows.append([case, speeds[0], share, *speeds[1:], *ratios])
     return table([ours, "of the floor", *peers, *(f"{ours} / {peer.split()[0]}" for peer in peers)], rows)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes shared libraries that stand in for NVIDIA's, beside those of a PyTorch built with CUDA, so that it can be
-imported on a machine without them: every function answers "no device", and PyTorch computes on the CPU.
+imported on a machine without them: every function answers "no device", as NVIDIA's do where there is none, and
+PyTorch computes on the CPU.
 
 PyTorch's own libraries say what they need; nothing is listed here. usage: cuda_stubs.py VENV
 """
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 NO_DEVICE = 100  # cudaErrorNoDevice
+TEXT = r"(?i)error_?(string|name)$"  # functions that return a text
 LIBRARY = r"\(NEEDED\).*\[(lib(?:cu|nv|nccl).*)\]"
 FUNCTION = r"cu|nccl|nvshmem"  # those without a version; any library may have them that all others need:
 COMMON = "libcudart.so"
@@ -44,7 +46,9 @@ def make(path, versions):
     functions = sum(versions.values(), [])
     with tempfile.TemporaryDirectory() as folder:
         source, script = Path(folder, "stub.c"), Path(folder, "stub.map")
-        source.write_text("".join(f"long {name}(void) {{ return {NO_DEVICE}; }}\n" for name in functions))
+        answer = {True: '(long)"no CUDA here"', False: str(NO_DEVICE)}
+        lines = (f"long {name}(void) {{ return {answer[bool(re.search(TEXT, name))]}; }}\n" for name in functions)
+        source.write_text("".join(lines))
         nodes = [f"{version} {{ {'; '.join(names)}; }};\n" for version, names in versions.items() if version]
         script.write_text("".join(nodes))
         command = ["gcc", "-shared", "-fPIC", "-O1", "-w", f"-Wl,-soname,{path.name}", source, "-o", path]

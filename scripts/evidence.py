@@ -31,7 +31,8 @@ HERD = "build/release/herd"
 KL_BOUND = {"cpu": 1e-5, "cuda": 2e-5}
 SCORE_BATCHES = [1, 7, 32]
 SHAPE, SHAPE_TYPES = "llama-3-8b", ["Q4_K_M", "Q8_0", "F16"]  # what a GPU is measured with
-GPU_RUNS = [(512, 64, [1, 4, 8], 5), (512, 64, [32, 64, 128, 256], 3), (4096, 16, [1], 5)]  # prompt, n, batches, repeats
+GPU_RUNS = [  # prompt, tokens decoded, batches, repeats
+    (512, 64, [1, 4, 8], 5), (512, 64, [32, 64, 128, 256], 3), (4096, 16, [1], 5)]
 
 EPILOG = f"""parts, all of them if none is named:
 {chr(10).join(f'  {name:<11} {page}: {what} ({", ".join(devices)})' for name, (page, devices, what) in PARTS.items())}
@@ -118,9 +119,11 @@ def prepare(options):
     options.herd, options.own_model = HERD, options.model is not None
     if not options.own_model:
         options.model = shell('fetch_demo_model; printf %s "$DEMO_MODEL"')
-    found = shell('fetch_peers "$1"; printf "%s\\n" "${PEER_OPTIONS[@]}"', options.peers).splitlines() if options.peers else []
+    peers = []
+    if options.peers:
+        peers = shell('fetch_peers "$1"; printf "%s\\n" "${PEER_OPTIONS[@]}"', options.peers).splitlines()
     shared = ["--herd", HERD, "--model", options.model, "--threads", options.threads, "--repeats", options.repeats]
-    options.bench = bench_peers.arguments("").parse_args([*map(str, shared), *found])
+    options.bench = bench_peers.arguments("").parse_args([*map(str, shared), *peers])
 
 
 def machine(device):
@@ -151,8 +154,8 @@ def measure_fidelity(options, folder):
         other = folder / "peer.f32"
         run(write_logits(other))
         rows.append((name, json.loads(run(command + ["--against", other]))["results"][1]))
-    text = f"{report['model']}, `{Path(options.model).name}`; {result['tokens']} tokens of `{options.text}` in windows of "
-    text += f"{report['context']}.\n\n" + tables.fidelity(rows)
+    text = f"{report['model']}, `{Path(options.model).name}`; {result['tokens']} tokens of `{options.text}` "
+    text += f"in windows of {report['context']}.\n\n" + tables.fidelity(rows)
     return text, result["mean_kl"] <= KL_BOUND[options.device]
 
 
@@ -172,9 +175,9 @@ def peer_logits(options, folder, ids):
 
 def measure_promise(options, _):
     devices = {"cpu": "cpu,reference", "cuda": "cpu,cuda"}[options.device]
-    command = [HERD, "verify", "-m", options.model, "--devices", devices] + ([] if options.quick else ["--full"])
-    report = json.loads(run(command + ["--json"], check=False))
-    return tables.promise(report, f"herd verify --devices {devices}{'' if options.quick else ' --full'}"), report["kept"]
+    words = ["verify", "--devices", devices] + ([] if options.quick else ["--full"])
+    report = json.loads(run([HERD, *words, "-m", options.model, "--json"], check=False))
+    return tables.promise(report, " ".join(["herd", *words])), report["kept"]
 
 
 def score_lines(text):

@@ -78,7 +78,7 @@ def rate(row):
 
 def shares(reports):
     """Of several `herd bench --json`: each with its own ceilings."""
-    text, rows = "", []
+    text, rows = "Ceilings, between the repeats of each run:\n", []
     for report in reports:
         isa = report["backend"].split()[1].rstrip(",")
         text += f"- {report['backend']}, context {report['prompt']}: {ceilings(report)}\n"
@@ -88,7 +88,7 @@ def shares(reports):
             what = "prefill" if row["what"] == "prefill" else f"decode batch {row['batch']}, context"
             binds = max(("read", flops_name(report)), key=lambda name: row[f"share_of_{name}"])
             rows.append([f"{isa}: {what} {report['prompt']}", rate(row), percent(row["share_of_floor"]), binds])
-    return "Ceilings, between the repeats of each run:\n" + text + "\n" + table(["tok/s", "of the floor", "binds"], rows)
+    return text + "\n" + table(["tok/s", "of the floor", "binds"], rows)
 
 
 def gpu_shares(models):

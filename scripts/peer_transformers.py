@@ -7,13 +7,14 @@ values are cached. Ids come from herd, so that the tokeniser is not compared.
 """
 
 import argparse
+import copy
 import json
 import os
 import random
 import sys
 import time
 
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -21,7 +22,6 @@ import transformers  # noqa: E402
 
 def load(options):
     torch.set_num_threads(options.threads)
-    transformers.utils.logging.disable_progress_bar()
     folder, name = os.path.split(os.path.abspath(options.model))
     return transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
 
@@ -40,36 +40,38 @@ def timed(work):
     return time.perf_counter() - start, result
 
 
-def measure(model, batch, prompt, generate):
-    """Seconds of one prompt pass of `batch` sequences, and of `generate` greedy steps after it."""
-    rng = random.Random(batch)
-    ids = torch.tensor([[rng.randrange(model.config.vocab_size) for _ in range(prompt)] for _ in range(batch)])
+def measure(model, batches, prompt, generate):
+    """Seconds of a prompt's pass, and {batch: seconds of `generate` greedy steps of so many sequences behind it}."""
+    rng = random.Random(1)
+    ids = torch.tensor([[rng.randrange(model.config.vocab_size) for _ in range(prompt)]])
 
     def step(ids, cache):
-        out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1:].argmax(-1), out.past_key_values
+        out = model(ids, cache=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1:].argmax(-1), out.cache
 
     def decode(chosen, cache):
         for _ in range(generate):
             chosen, cache = step(chosen, cache)
 
-    prefill, state = timed(lambda: step(ids, None))
-    return prefill, timed(lambda: decode(*state))[0]
+    prefill, (chosen, cache) = timed(lambda: step(ids, None))
+    seconds = {}
+    for batch in batches:
+        copies = copy.deepcopy(cache)
+        copies.batch_repeat_interleave(batch)
+        seconds[batch] = timed(lambda: decode(chosen.repeat(batch, 1), copies))[0]
+    return prefill, seconds
 
 
 def bench(options):
     model = load(options)
-    measure(model, 1, options.prompt, 2)  # what is made at the first use
-    results = []
-    for batch in options.batch:
-        prefill, decode = measure(model, batch, options.prompt, options.generate)
-        results.append({
-            "batch": batch,
-            "prefill_tokens_per_second": batch * options.prompt / prefill,
-            "decode_tokens_per_second": batch * options.generate / decode,
-        })
-    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-    json.dump({"versions": versions, "results": results}, sys.stdout)
+    measure(model, options.batch, options.prompt, 2)  # what is made at the first use
+    prefill, decode = measure(model, options.batch, options.prompt, options.generate)
+    report = {
+        "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
+        "prefill_tokens_per_second": options.prompt / prefill,
+        "decode_tokens_per_second": {batch: batch * options.generate / seconds for batch, seconds in decode.items()},
+    }
+    json.dump(report, sys.stdout)
 
 
 def main():

@@ -164,8 +164,7 @@ class Peers(InFolder):
         return str(path)
 
     def options(self):
-        transformers = {"results": [{"batch": b, "prefill_tokens_per_second": 300 + b, "decode_tokens_per_second": 10.0 * b}
-                                    for b in (1, 4, 16)]}
+        transformers = {"prefill_tokens_per_second": 301.0, "decode_tokens_per_second": {1: 10.0, 4: 40.0, 16: 160.0}}
         self.program("llama-bench", "noise\n" + json.dumps({"n_prompt": 512, "avg_ts": 478.0}) + "\n")
         self.program("llama-batched-bench", "\n".join(json.dumps({"pl": b, "speed_tg": 100.0 + b}) for b in (1, 4, 16)))
         herd = self.program("herd", *(json.dumps(cpu_report(speed)) for speed in (1.0, 1.2, 0.9)))
