@@ -100,8 +100,8 @@ fetch_transformers() {
   say "installing $TORCH_PACKAGE and ${TRANSFORMERS_PACKAGES[0]} from PyPI into $venv: 620 MB to download, 1.6 GB on disk"
   mkdir -p "$HERD_CACHE"
   python3 -m venv --clear "$venv" &&
-    "${pip[@]}" --no-deps "$TORCH_PACKAGE" "${TRANSFORMERS_BARE[@]}" >&2 &&
     "${pip[@]}" "${TORCH_NEEDS[@]}" "${TRANSFORMERS_PACKAGES[@]}" >&2 &&
+    "${pip[@]}" --no-deps "$TORCH_PACKAGE" "${TRANSFORMERS_BARE[@]}" >&2 &&
     "$python" -B "$HERD_ROOT/scripts/cuda_stubs.py" "$venv" &&
     "$python" -c 'import torch, transformers, gguf, accelerate' && return 0
   say "transformers: $TORCH_PACKAGE or ${TRANSFORMERS_PACKAGES[0]} could not be installed from PyPI"

@@ -81,7 +81,6 @@ TEST(Cli, EveryCommandHasHelpWithAnExample) {
 
 TEST(Cli, WrongUseIsExitStatus2AndNamesTheThing) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{}, "command"},
       {{"generate", "-m", kModel, "-p", "x", "--frobnicate"}, "--frobnicate"},
       {{"generate", "-p", "x"}, "model"},
       {{"generate", "-m", kModel, "-p", "x", "--device", "abacus"}, "abacus"},
