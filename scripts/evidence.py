@@ -204,8 +204,7 @@ def measure_perplexity(options, _):
 
 
 def measure_peers(options, _):
-    text = f"`{Path(options.model).name}`; {options.threads} threads; "
-    return text + tables.peers(*bench_peers.collect(options.bench)), True
+    return f"`{Path(options.model).name}`; " + tables.peers(*bench_peers.collect(options.bench)), True
 
 
 def measure_shares(options, folder):
@@ -262,7 +261,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for part, name in blocks.items():
             text, kept = MEASURES[part](options, Path(folder))
-            text = f"{machine(options.device)}. {text}"
+            text = markdown.wrapped(f"{machine(options.device)}. {text}")
             if options.print:
                 print(f"\n## {name}\n{text}", flush=True)
             else:

@@ -8,6 +8,7 @@ A page has a pair of comments round what a script writes; all else in it is writ
 
 import re
 import statistics
+import textwrap
 
 BEGIN, END = "<!-- evidence: {} -->", "<!-- end -->"
 
@@ -31,6 +32,15 @@ def table(head, rows, corner=""):
             raise ValueError(f"{len(line)} cells in a row of a table of {len(head) + 1}: {line}")
     first, *rest = ("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|\n" for line in lines)
     return first + "|---" * (len(head) + 1) + "|\n" + "".join(rest)
+
+
+def wrapped(text):
+    """Paragraphs in lines of at most 118 characters; tables and lists as they are."""
+    def fill(line):
+        if line.startswith(("|", "- ")):
+            return line
+        return textwrap.fill(line, 118, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(fill, text.split("\n")))
 
 
 def names(page):

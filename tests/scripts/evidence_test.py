@@ -73,6 +73,11 @@ class Markdown(unittest.TestCase):
         for page, name in found:
             markdown.filled((ROOT / page).read_text(encoding="utf-8"), name, "new")
 
+    def test_paragraphs_are_wrapped_and_tables_are_not(self):
+        words, row = "word " * 50, "| " + "cell " * 50 + "|"
+        first, *rest = markdown.wrapped(f"{words}\n\n{row}\n- {words}").split("\n")
+        self.assertEqual((first, rest), (("word " * 23).strip(), [("word " * 23).strip(), ("word " * 4).strip(), "", row, f"- {words}"]))
+
     def test_medians_and_spreads(self):
         self.assertEqual(markdown.spread([3000, 1482.4, 100]), "1,482 (100..3,000)")
         self.assertEqual(markdown.spread([12.34, 12.0, 14.96, 13.0]), "12.7 (12.0..15.0)")
