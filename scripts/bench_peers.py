@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs herd and llama.cpp in turn, repeat by repeat, and prints one table: median (lowest..highest) tok/s.
+"""Runs herd and its peers in turn, repeat by repeat, and prints one table: median (lowest..highest) tok/s.
 
-Called by scripts/bench-peers, which builds both programs.
+Called by scripts/bench-peers, which brings the peers; scripts/evidence uses the same functions.
 """
 
 import argparse
@@ -9,14 +9,28 @@ import json
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
+from pathlib import Path
+
+from markdown import percent, spread, table
 
 PROMPT = 512  # tokens in the cache when decoding starts, and the length of the measured prefill
 GENERATE = 64
+GENERATE_SLOW = 24  # by transformers, of which each takes as long as four or more of the others'
 BATCHES = [1, 4, 16]
-CASES = [f"prefill {PROMPT}"] + [f"decode batch {b}, context {PROMPT}" for b in BATCHES]
+PREFILL = f"prefill {PROMPT}"
+TRANSFORMERS = Path(__file__).with_name("peer_transformers.py")
+
+
+def decode(batch):
+    return f"decode batch {batch}, context {PROMPT}"
+
+
+CASES = [PREFILL] + [decode(batch) for batch in BATCHES]
 
 
 def run(command):
+    command = [str(word) for word in command]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
@@ -27,36 +41,44 @@ def json_lines(text):
     return [json.loads(line) for line in text.splitlines() if line.lstrip().startswith("{")]
 
 
+def herd_report(options, *more, prompt=PROMPT, batches=BATCHES, generate=GENERATE, repeats=1):
+    """What `herd bench --json` says."""
+    command = [options.herd, "bench", "-m", options.model, "-p", prompt, "-n", generate, "--repeats", repeats, "--json"]
+    return json.loads(run(command + ["-b", ",".join(map(str, batches)), "--threads", options.threads, *more]))
+
+
+def by_case(report, key):
+    """{case: row[key]} of herd's report; prompts of several sequences at once are no case."""
+    rows = {decode(row["batch"]): row for row in report["results"] if row["what"] == "decode"}
+    rows[PREFILL] = next(row for row in report["results"] if row["what"] == "prefill" and row["batch"] == 1)
+    return {case: rows[case][key] for case in CASES}
+
+
 def measure_herd(options):
-    command = [options.herd, "bench", "-m", options.model, "-p", str(PROMPT), "-n", str(GENERATE), "--json"]
-    command += ["-b", ",".join(map(str, BATCHES)), "--threads", str(options.threads), "--repeats", "1"]
-    speeds = {}
-    for row in json.loads(run(command))["results"]:
-        if row["what"] == "decode":
-            speeds[f"decode batch {row['batch']}, context {PROMPT}"] = row["tokens_per_second"]
-        elif row["batch"] == 1:
-            speeds[CASES[0]] = row["tokens_per_second"]
-    return speeds
+    report = herd_report(options)
+    return by_case(report, "tokens_per_second"), report
 
 
 def measure_llama_cpp(options):
-    threads = str(options.threads)
-    command = [f"{options.llama_bin}/llama-bench", "-m", options.model, "-t", threads, "-r", "1"]
-    rows = json_lines(run(command + ["-p", str(PROMPT), "-n", "0", "-o", "jsonl"]))
-    speeds = {CASES[0]: next(row["avg_ts"] for row in rows if row["n_prompt"] == PROMPT)}
+    threads = options.threads
+    command = [f"{options.llama_bin}/llama-bench", "-m", options.model, "-t", threads, "-r", 1]
+    rows = json_lines(run(command + ["-p", PROMPT, "-n", 0, "-o", "jsonl"]))
+    speeds = {PREFILL: next(row["avg_ts"] for row in rows if row["n_prompt"] == PROMPT)}
 
-    context = str(max(BATCHES) * (PROMPT + GENERATE))
-    command = [f"{options.llama_bin}/llama-batched-bench", "-m", options.model, "-c", context]
-    command += ["-t", threads, "-tb", threads, "-npp", str(PROMPT), "-ntg", str(GENERATE)]
+    command = [f"{options.llama_bin}/llama-batched-bench", "-m", options.model, "-t", threads, "-tb", threads]
+    command += ["-c", max(BATCHES) * (PROMPT + GENERATE), "-npp", PROMPT, "-ntg", GENERATE]
     command += ["-npl", ",".join(map(str, BATCHES)), "--output-format", "jsonl"]
     for row in json_lines(run(command)):
-        speeds[f"decode batch {row['pl']}, context {PROMPT}"] = row["speed_tg"]
-    return speeds
+        speeds[decode(row["pl"])] = row["speed_tg"]
+    return speeds, None
 
 
-def cell(values, digits=1):
-    low, high = (f"{x:.{digits}f}" for x in (min(values), max(values)))
-    return f"{statistics.median(values):.{digits}f} ({low}..{high})"
+def measure_transformers(options):
+    command = [options.transformers, "-B", TRANSFORMERS, "bench", "--model", options.model, "--prompt", PROMPT]
+    command += ["--threads", options.threads, "--generate", GENERATE_SLOW, "--batch", ",".join(map(str, BATCHES))]
+    report = json.loads(run(command))
+    speeds = {decode(batch): report["decode_tokens_per_second"][str(batch)] for batch in BATCHES}
+    return {PREFILL: report["prefill_tokens_per_second"], **speeds}, None
 
 
 def in_turn(repeats, names):
@@ -70,32 +92,50 @@ def in_turn(repeats, names):
 def arguments(description):
     """What scripts/bench-peers gives to either measurement."""
     parser = argparse.ArgumentParser(description=description)
-    for name in ("herd", "llama-bin", "llama-name", "model"):
-        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--herd", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--llama-bin", help="folder of llama.cpp's programs")
+    parser.add_argument("--llama-name", default="llama.cpp")
+    parser.add_argument("--transformers", help="the Python that has transformers")
+    parser.add_argument("--transformers-name", default="transformers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     return parser
 
 
-def print_table(options, samples):
-    names = list(samples)
-    print(f"{options.threads} threads, {options.repeats} repeats in turn, tok/s in all: median (lowest..highest)")
-    print("| | " + " | ".join(names) + " | ratio of medians |")
-    print("|---" * (len(names) + 2) + "|")
+def collect(options):
+    """({name: {case: [tok/s]}} with herd first, herd's reports, each with the ceilings of its time), all in turn."""
+    measures = {"herd": measure_herd}
+    if options.llama_bin:
+        measures[options.llama_name] = measure_llama_cpp
+    if options.transformers:
+        measures[options.transformers_name] = measure_transformers
+    samples, reports = {name: defaultdict(list) for name in measures}, []
+    for name in in_turn(options.repeats, measures):
+        speeds, report = measures[name](options)
+        for case, speed in speeds.items():
+            samples[name][case].append(speed)
+        reports += [report] if report else []
+    return samples, reports
+
+
+def peers_table(samples, reports):
+    ours, *peers = samples
+    shares, rows = [by_case(report, "share_of_floor") for report in reports], []
     for case in CASES:
-        columns = [[sample[case] for sample in samples[name]] for name in names]
-        ratio = statistics.median(columns[0]) / statistics.median(columns[1])
-        print(f"| {case} | " + " | ".join(map(cell, columns)) + f" | {ratio:.2f} |")
+        medians = {name: statistics.median(samples[name][case]) for name in samples}
+        ratios = [f"{medians[ours] / medians[peer]:.2f}" for peer in peers]
+        speeds = [spread(samples[name][case]) for name in samples]
+        share = percent(statistics.median(of_floor[case] for of_floor in shares))
+        rows.append([case, speeds[0], share, *speeds[1:], *ratios])
+    return table([ours, "of the floor", *peers, *(f"{ours} / {peer.split()[0]}" for peer in peers)], rows)
 
 
 def main():
     options = arguments(__doc__).parse_args()
-
-    measures = {"herd": measure_herd, f"llama.cpp ({options.llama_name})": measure_llama_cpp}
-    samples = {name: [] for name in measures}
-    for name in in_turn(options.repeats, measures):
-        samples[name].append(measures[name](options))
-    print_table(options, samples)
+    samples, reports = collect(options)
+    print(f"{options.threads} threads, {options.repeats} repeats in turn, tok/s in all: median (lowest..highest)")
+    print(peers_table(samples, reports), end="")
 
 
 if __name__ == "__main__":

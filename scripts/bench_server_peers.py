@@ -11,8 +11,9 @@ import statistics
 import sys
 import time
 
-from bench_peers import arguments, cell, in_turn
+from bench_peers import arguments, in_turn
 from load_server import Server, Target, throughput
+from markdown import spread, table
 
 SLOTS = 32  # llama.cpp's, as many as there are clients at most
 FIGURES = {
@@ -58,7 +59,7 @@ class LlamaServer:
 
 
 async def measure(options):
-    names = ["herd", f"llama.cpp ({options.llama_name})"]
+    names = ["herd", options.llama_name]
     samples, sound = {name: [] for name in names}, True
     for name in in_turn(options.repeats, names):
         threads = ["--threads", str(options.threads)]
@@ -73,12 +74,13 @@ def print_table(options, samples):
     (ours, theirs), counts = samples.values(), list(next(iter(samples.values()))[0])
     print(f"{options.threads} threads, {options.repeats} repeats in turn of {options.seconds:g} s for each number of "
           f"clients, {options.tokens} tokens an answer: median (lowest..highest)")
-    print("| clients | | " + " | ".join(samples) + " | ratio of medians |\n|---|---|---|---|---|")
+    rows = []
     for count in counts:
         for key, title in FIGURES.items():
             a, b = ([sample[count][key] for sample in side] for side in (ours, theirs))
             ratio = statistics.median(a) / max(1e-9, statistics.median(b))
-            print(f"| {count} | {title} | {cell(a, 0)} | {cell(b, 0)} | {ratio:.2f} |")
+            rows.append([f"{count} clients: {title}", spread(a), spread(b), f"{ratio:.2f}"])
+    print(table([*samples, "ratio of medians"], rows), end="")
 
 
 def main():

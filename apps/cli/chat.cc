@@ -234,8 +234,7 @@ void add_chat(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("chat", "a conversation in the terminal");
   flags->model.add_path(*command);
   command->add_option("--system", flags->system, "system prompt");
-  command->add_option("--template", flags->template_file,
-                      "file with a Jinja chat template, instead of the model's");
+  add_chat_template(*command, flags->template_file);
   command->add_option("-n,--max-tokens", flags->max_tokens, "most tokens per answer")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();

@@ -109,6 +109,11 @@ std::vector<std::string> device_names() {
   return names;
 }
 
+void add_chat_template(CLI::App& app, std::string& file) {
+  app.add_option("--chat-template,--template", file,
+                 "file with a Jinja chat template, instead of the model's");
+}
+
 void ModelFlags::add_path(CLI::App& app, bool positional) {
   app.add_option(positional ? "model,-m,--model" : "-m,--model", path,
                  "GGUF file (the first part of a split one)")

@@ -76,6 +76,9 @@ void show_op_times(const herd::LlamaModel& model);
 /// Loads with a progress bar.
 herd::Result<herd::LlamaModel> load(const std::string& path, herd::ModelOptions options);
 
+/// --chat-template of the commands that hold conversations, and its shorter name.
+void add_chat_template(CLI::App& app, std::string& file);
+
 // Each command adds itself to the program; `exit_code` is set when it ran.
 void add_generate(CLI::App& app, int& exit_code);
 void add_chat(CLI::App& app, int& exit_code);

@@ -49,6 +49,10 @@ int main(int argc, char** argv) {
   cli::add_fidelity(app, exit_code);
   cli::add_verify(app, exit_code);
   cli::add_serve(app, exit_code);
+  if (argc < 2) {
+    fmt::print(stderr, "{}", app.help());
+    return cli::kWrongUse;
+  }
   if (const std::string error = unknown_command(app, argc, argv); !error.empty())
     return cli::fail(error, cli::kWrongUse);
   try {

@@ -121,7 +121,7 @@ void add_network(CLI::App& app, Flags& flags) {
   app.add_option("--allow-host", flags.hosts,
                  "a name this server answers to, besides localhost and IP addresses")
       ->allow_extra_args(false);
-  app.add_option("--chat-template", flags.template_file, "Jinja file, instead of the model's own");
+  add_chat_template(app, flags.template_file);
   app.add_flag("--log-requests", flags.log_requests,
                "a line on stderr for every request: method, path, status, time; no prompts");
 }

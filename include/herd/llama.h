@@ -177,6 +177,7 @@ struct GenerateEvent {
   TokenId id = -1;
   std::string_view text;
   FinishReason finish_reason = FinishReason::none;
+  const TokenLogprob* logprob = nullptr;  // of id, if asked; like text, until the call returns
 };
 
 struct GenerateOptions {

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, TypedDict, Union
 
 from . import _herd
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Prompt = Union[str, Sequence[int]]
 """Text, or token ids used as they are."""
@@ -43,6 +46,7 @@ class Event:
     token: int | None = None
     finish_reason: str | None = None  # in the last event of a prompt, and only there
     error: str | None = None
+    logprob: Logprob | None = None  # of token, if asked
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,25 @@ class Score:
     def all_greedy(self) -> bool:
         """Whether every token was the likeliest; not so of one that could not be scored."""
         return self.error is None and all(self.greedy)
+
+
+class StreamOptions(TypedDict, total=False):
+    """What Model.stream takes: what generate does, with its defaults."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | Sequence[int]
+    logit_bias: Mapping[int, float] | None
+    stop: str | Sequence[str]
+    stop_ids: Sequence[int]
+    ignore_end: bool
+    logprobs: int | None
 
 
 class Stream:
@@ -84,6 +107,7 @@ class Stream:
             token=e.token if e.token >= 0 else None,
             finish_reason=None if reason == "none" else reason,
             error=e.error or None,
+            logprob=_logprob(e.logprob) if e.logprob else None,
         )
 
     def close(self) -> None:
@@ -174,8 +198,8 @@ class Model:
             for i in range(len(prompts))
         ]
 
-    def stream(self, prompts: Sequence[Prompt], **options: Any) -> Stream:
-        """The same as it happens: events of all prompts. Takes the options of generate but logprobs."""
+    def stream(self, prompts: Sequence[Prompt], **options: Unpack[StreamOptions]) -> Stream:
+        """The same as it happens: events of all prompts. Takes the options of generate but on_tokens."""
         unknown = set(options) - set(_DEFAULTS)
         if unknown:
             raise TypeError(f"stream() does not take {', '.join(sorted(unknown))}")
@@ -227,9 +251,11 @@ class Model:
         return request
 
 
-_DEFAULTS = {
-    k: v for k, v in (Model.generate.__kwdefaults__ or {}).items() if k not in ("logprobs", "on_tokens")
-}
+_DEFAULTS = {k: v for k, v in (Model.generate.__kwdefaults__ or {}).items() if k != "on_tokens"}
+
+
+def _logprob(p: _herd.TokenLogprob) -> Logprob:
+    return Logprob(p.id, p.logprob, tuple(p.top))
 
 
 def _whole(name: str, value: Any, bits: int) -> None:
@@ -313,7 +339,7 @@ def _request(options: Mapping[str, Any]) -> _herd.Request:
 
 
 def _completion(r: _herd.Result, with_logprobs: bool) -> Completion:
-    logprobs = [Logprob(p.id, p.logprob, tuple(p.top)) for p in r.logprobs] if with_logprobs else None
+    logprobs = [_logprob(p) for p in r.logprobs] if with_logprobs else None
     return Completion(r.text, r.ids, r.finish_reason, r.prompt_ids, logprobs, r.error or None)
 
 

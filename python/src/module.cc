@@ -120,6 +120,7 @@ struct Event {
   std::string text;
   herd::FinishReason finish_reason = herd::FinishReason::none;
   std::string error;
+  std::optional<herd::TokenLogprob> logprob;
 };
 
 struct Held {
@@ -196,13 +197,15 @@ class Stream {
     options.cancelled = [this] { return cancelled_.load(); };
     options.on_event = [this](const herd::GenerateEvent& e) {
       if (e.finish_reason == herd::FinishReason::error) return;  // comes below, with its message
-      put({e.request, e.id, std::string(e.text), e.finish_reason, ""});
+      Event event{e.request, e.id, std::string(e.text), e.finish_reason, "", std::nullopt};
+      if (e.logprob != nullptr) event.logprob = *e.logprob;
+      put(std::move(event));
     };
     const auto results = herd::generate(turn_->model(), requests_, options);
     if (results.ok())
       for (std::size_t i = 0; i < results->size(); ++i)
         if ((*results)[i].finish_reason == herd::FinishReason::error)
-          put({i, -1, "", herd::FinishReason::error, (*results)[i].error});
+          put({i, -1, "", herd::FinishReason::error, (*results)[i].error, std::nullopt});
     const std::lock_guard lock(mutex_);
     if (!results.ok()) failure_ = results.error();
     done_ = true;
@@ -349,6 +352,7 @@ void bind_results(py::module_& m) {
       .def_readonly("token", &Event::token)
       .def_readonly("text", &Event::text)
       .def_readonly("error", &Event::error)
+      .def_readonly("logprob", &Event::logprob)
       .def_property_readonly(
           "finish_reason", [](const Event& e) { return std::string(to_string(e.finish_reason)); });
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import herd
 import pytest
+from herd._model import StreamOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / ".cache" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -78,6 +79,29 @@ def test_a_stream_says_what_generate_says(model):
     assert texts == [a.text for a in answers]
     assert ids == [a.ids for a in answers]
     assert ends == [a.finish_reason for a in answers]
+
+
+def test_a_stream_has_the_log_probabilities_of_generate(model):
+    prompts = ["Once upon a time", [], "The capital of France is"]
+    for options in (dict(logprobs=0), dict(logprobs=3, temperature=0.9, seed=[4, 5, 6])):
+        answers = model.generate(prompts, max_tokens=10, **options)
+        found = [[], [], []]
+        for event in model.stream(prompts, max_tokens=10, **options):
+            assert (event.logprob is None) == (event.token is None)
+            if event.logprob:
+                assert event.logprob.id == event.token
+                found[event.index].append(event.logprob)
+        assert found == [a.logprobs or [] for a in answers]  # every bit, and the likeliest beside them
+        assert len(found[0]) == 10 and all(len(p.top) == options["logprobs"] for p in found[0])
+        assert all(type(p) is herd.Logprob and p.logprob < 0 for p in found[0] + found[2])
+    assert all(event.logprob is None for event in model.stream(prompts, max_tokens=3))
+    with pytest.raises(ValueError, match="logprobs -1"):
+        model.stream(prompts, logprobs=-1)
+
+
+def test_a_stream_takes_the_options_of_generate():
+    wanted = set(herd.Model.generate.__kwdefaults__) - {"on_tokens"}
+    assert set(StreamOptions.__annotations__) == wanted
 
 
 def test_an_open_stream_holds_the_model_until_it_is_closed(model):

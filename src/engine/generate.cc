@@ -59,13 +59,15 @@ class Generation {
   void take(std::size_t i, Event&& event) {
     GenerateResult& result = results_[i];
     if (event.id >= 0) result.ids.push_back(event.id);
-    if (event.logprob) result.logprobs.push_back(std::move(*event.logprob));
+    const TokenLogprob* logprob = nullptr;
+    if (event.logprob) logprob = &result.logprobs.emplace_back(std::move(*event.logprob));
     for (const TokenLogprob& each : event.prompt_logprobs)
       result.prompt_logprobs.push_back(each.logprob);
     result.text += event.text;
     result.finish_reason = event.finish_reason;
     if (event.finish_reason == FinishReason::error) result.error = std::move(event.error.message);
-    if (options_.on_event) options_.on_event({i, event.id, event.text, event.finish_reason});
+    if (options_.on_event)
+      options_.on_event({i, event.id, event.text, event.finish_reason, logprob});
   }
 
   void fail(std::size_t i, const Error& error) {

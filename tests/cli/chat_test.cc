@@ -21,8 +21,9 @@ struct Settings {
   std::string template_file = folder.write("t.jinja", kTemplate);
 
   std::vector<std::string> words(const std::vector<std::string>& more) const {
-    std::vector<std::string> out = {"chat",          "-m", kModel,      "--template", template_file,
-                                    "--temperature", "0",  "--threads", "1"};
+    std::vector<std::string> out = {
+        "chat", "-m",        kModel, "--chat-template", template_file, "--temperature",
+        "0",    "--threads", "1"};
     out.insert(out.end(), more.begin(), more.end());
     return out;
   }

@@ -52,6 +52,19 @@ TEST(Cli, HelpNamesEveryCommandAndTheExitStatuses) {
     EXPECT_NE(run.out.find(status), std::string::npos);
 }
 
+TEST(Cli, NothingAtAllShowsTheHelpAndIsWrongUse) {
+  const Outcome run = herd({});
+  EXPECT_EQ(run.status, 2);
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(run.err, herd({"--help"}).out);
+}
+
+TEST(Cli, ChatAndServeNameTheirTemplateAlike) {
+  for (const std::string command : {"chat", "serve"})
+    for (const std::string option : {"--chat-template", "--template"})
+      expect_one_error(herd({command, "-m", kModel, option, "/absent.jinja"}), 1, "/absent.jinja");
+}
+
 TEST(Cli, AnUnknownCommandIsNamed) {
   expect_one_error(herd({"genrate", "-m", kModel}), 2, "no command 'genrate'; there are generate");
 }
@@ -68,7 +81,6 @@ TEST(Cli, EveryCommandHasHelpWithAnExample) {
 
 TEST(Cli, WrongUseIsExitStatus2AndNamesTheThing) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
-      {{}, "command"},
       {{"generate", "-m", kModel, "-p", "x", "--frobnicate"}, "--frobnicate"},
       {{"generate", "-p", "x"}, "model"},
       {{"generate", "-m", kModel, "-p", "x", "--device", "abacus"}, "abacus"},

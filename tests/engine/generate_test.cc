@@ -141,6 +141,31 @@ TEST_F(EngineGenerate, StopStrings) {
   }
 }
 
+TEST_F(EngineGenerate, EventsHaveTheLogProbabilitiesOfTheResult) {
+  std::vector<GenerateRequest> requests = {ask({5, 6, 7}, 12), ask({1}, 9), ask({3, 2}, 7)};
+  requests[0].logprobs = 2;
+  requests[2].logprobs = 0;
+  std::vector<std::vector<TokenLogprob>> seen(3);
+  GenerateOptions options;
+  options.on_event = [&](const GenerateEvent& e) {
+    if (e.logprob != nullptr) seen[e.request].push_back(*e.logprob);
+  };
+  const std::vector<GenerateResult> results = run_all(requests, options);
+  ASSERT_EQ(seen[0].size(), 12u);
+  EXPECT_TRUE(seen[1].empty());
+  ASSERT_EQ(seen[2].size(), 7u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    ASSERT_EQ(seen[i].size(), results[i].logprobs.size());
+    for (std::size_t k = 0; k < seen[i].size(); ++k) {
+      EXPECT_EQ(seen[i][k].id, results[i].ids[k]);
+      EXPECT_EQ(seen[i][k].logprob, results[i].logprobs[k].logprob);
+      EXPECT_LT(seen[i][k].logprob, 0.0F);
+      EXPECT_EQ(seen[i][k].top, results[i].logprobs[k].top);
+    }
+  }
+  EXPECT_EQ(seen[0][0].top.size(), 2u);
+}
+
 TEST_F(EngineGenerate, TextHeldBackForAStopStringArrivesAtTheEnd) {
   const GenerateResult whole = run(ask({5, 6, 7}, 12));
   GenerateRequest request = ask({5, 6, 7}, 12);
