@@ -44,11 +44,11 @@ struct Ring {
 
 /// bytes (a multiple of 16) of contiguous memory to shared memory; counts towards `barrier`.
 __device__ __forceinline__ void bulk_copy(unsigned to, const void* from, unsigned bytes,
-                                          unsigned barrier) {
+                                          unsigned barrier, CachePolicy policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
 }
 /// The map's box at (input, row) to shared memory, swizzled; absent elements are zero.

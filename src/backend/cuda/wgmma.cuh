@@ -107,6 +107,7 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
   constexpr int kBytes = subtile_bytes(L);
   Ring<weight_stages(L, T)> w{barriers};
   const int lane = threadIdx.x % 32, strip = lane % (4 * T.groups);
+  const CachePolicy policy = a.token_tiles == 1 ? read_once() : read_again();
   for_units(a, [&](const Unit& unit) {
     const int pair = unit.item / a.token_tiles;
     Place p = find_tile(a, T.groups * pair + strip / 4);
@@ -119,7 +120,8 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
       if (lane == 0) barrier_expect(w.full(), weight_stage(L, T));
       __syncwarp();
       if (lane < 4 * T.groups)
-        bulk_copy(weights + w.stage * weight_stage(L, T) + strip * kBytes, from, kBytes, w.full());
+        bulk_copy(weights + w.stage * weight_stage(L, T) + strip * kBytes, from, kBytes, w.full(),
+                  policy);
       from += kBytes;
       w.advance();
     }
@@ -205,7 +207,10 @@ struct Multiplier {
       issue<Part, 1>(b, first);
     }
     // Only now have all lanes what they read of the tile: fragments are in use.
-    if (Part == kParts - 1) release(w_released);
+    if (Part == kParts - 1) {
+      __syncwarp();  // before one of them says so for all
+      release(w_released);
+    }
     if (kGroups == 2) wgmma_wait<1>();
     if (more) dequantise<(Part + 1) % kParts, 0>();
   }
