@@ -75,17 +75,11 @@ __device__ __forceinline__ void announce(unsigned barrier, int bytes, int lane) 
                  : "memory");
 #endif
 }
-/// How the L2 cache treats what a bulk copy reads: lines that go first, for what a step reads once,
-/// or ordinary ones.
+/// For bulk copies of what a step reads once: lines that the L2 cache lets go first.
 using CachePolicy = unsigned long long;
 __device__ __forceinline__ CachePolicy read_once() {
   CachePolicy policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-  return policy;
-}
-__device__ __forceinline__ CachePolicy read_again() {
-  CachePolicy policy;
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0;" : "=l"(policy));
   return policy;
 }
 

@@ -73,7 +73,7 @@ __device__ void fetch_tiles(const AttentionLaunch& a, const Block& b, int lane) 
       __syncwarp();
       if (lane < 2 * kPieces && run_rows > 0)
         bulk_copy(tile + piece * kPieceBytes + (run - 2 * t) * kRunBytes, values + from,
-                  run_rows * 128, to.full(), read_again());
+                  run_rows * 128, to.full());
       to.advance();
     }
   }

@@ -107,7 +107,7 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
   constexpr int kBytes = subtile_bytes(L);
   Ring<weight_stages(L, T)> w{barriers};
   const int lane = threadIdx.x % 32, strip = lane % (4 * T.groups);
-  const CachePolicy policy = a.token_tiles == 1 ? read_once() : read_again();
+  const CachePolicy policy = read_once();
   for_units(a, [&](const Unit& unit) {
     const int pair = unit.item / a.token_tiles;
     Place p = find_tile(a, T.groups * pair + strip / 4);
@@ -206,11 +206,9 @@ struct Multiplier {
       dequantise<Part, 1>();
       issue<Part, 1>(b, first);
     }
-    // Only now have all lanes what they read of the tile: fragments are in use.
-    if (Part == kParts - 1) {
-      __syncwarp();  // before one of them says so for all
-      release(w_released);
-    }
+    // Only now has a lane what it read of the tile: its fragments are in use. Each says so for
+    // itself: one that spoke for its warp would know of its own reads alone.
+    if (Part == kParts - 1) barrier_arrive(w_released.empty()), w_released.advance();
     if (kGroups == 2) wgmma_wait<1>();
     if (more) dequantise<(Part + 1) % kParts, 0>();
   }
@@ -459,7 +457,7 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       barrier_init(barriers + 8 * i, 1);
-      barrier_init(barriers + 8 * (kWeightStages + i), 4 * T.groups);
+      barrier_init(barriers + 8 * (kWeightStages + i), T.threads());
     }
     for (int i = 0; i < kXStages; ++i) {
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
