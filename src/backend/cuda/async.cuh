@@ -75,15 +75,23 @@ __device__ __forceinline__ void announce(unsigned barrier, int bytes, int lane) 
                  : "memory");
 #endif
 }
-/// `bytes`, a multiple of 16, on their way to shared memory.
+/// For bulk copies of what a step reads once: lines that the L2 cache lets go first.
+using CachePolicy = unsigned long long;
+__device__ __forceinline__ CachePolicy read_once() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+  return policy;
+}
+
+/// `bytes`, a multiple of 16, on their way to shared memory; nobody reads them again soon.
 __device__ __forceinline__ void copy_run(unsigned to, const void* from, int bytes, unsigned barrier,
                                          int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0)
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(to),
-        "l"(from), "r"(bytes), "r"(barrier)
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(read_once())
         : "memory");
 #else
   for (int i = 16 * lane; i < bytes; i += 16 * 32)

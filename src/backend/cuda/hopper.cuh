@@ -51,6 +51,14 @@ __device__ __forceinline__ void bulk_copy(unsigned to, const void* from, unsigne
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
+__device__ __forceinline__ void bulk_copy(unsigned to, const void* from, unsigned bytes,
+                                          unsigned barrier, CachePolicy policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
 /// The map's box at (input, row) to shared memory, swizzled; absent elements are zero.
 __device__ __forceinline__ void box_copy(unsigned to, const CUtensorMap* map, int input, int row,
                                          unsigned barrier) {

@@ -103,21 +103,30 @@ __device__ void finish(const Work& w, const Place& place, const float* red, int 
   }
 }
 
-/// Input tiles in a stage: about two kilobytes, at most 256 inputs.
+/// Input tiles in a stage: two kilobytes or more, at most 256 inputs. What memory alone holds back
+/// comes in copies of four: it delivers them faster.
 constexpr int group_of(Layout l) {
-  return is_k(l) || l == Layout::F16 ? 1 : l == Layout::Q8 ? 2 : 4;
+  return is_k(l) ? 1 : l == Layout::F16 || l == Layout::Q8 ? 2 : 4;
+}
+constexpr int stage_bytes(Layout l) {
+  return group_of(l) * subtile_bytes(l);
+}
+/// Stages that a warp asks for before its inputs are there: four kilobytes. More would delay the
+/// inputs, and the kernels that they come from.
+constexpr int early_stages(Layout l) {
+  return (4096 + stage_bytes(l) - 1) / stage_bytes(l);
 }
 
 /// Bytes a warp's ring takes at most. Short products gain when the next launch's block finds room
 /// beside this one and starts to fetch its weights; long ones from more bytes on their way.
 constexpr int ring_bytes(Layout l) {
-  return (l == Layout::F16 || l == Layout::Q8 ? 10 : 5) * 1024;
+  return (l == Layout::F16 ? 12 : l == Layout::Q8 ? 10 : 5) * 1024;
 }
 
 /// A warp's ring of stages, and what comes next: all of its chain of output tile after output tile.
 template <Layout L>
 struct WeightRing {
-  static constexpr int kBytes = subtile_bytes(L), kStage = group_of(L) * kBytes;
+  static constexpr int kBytes = subtile_bytes(L), kStage = stage_bytes(L);
   unsigned data, barriers;  // of the ring
   int stages, slots, end;
   ChainRange range;
@@ -200,7 +209,9 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   publish_barriers();
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
-  ring.fetch_next(w, pair, lane);
+  const int early = min(early_stages(L), a.stages);
+#pragma unroll 1
+  for (int i = 0; i < early; ++i) ring.fetch_next(w, pair, lane);
   if (w.turn != Turn::other) wait_for_inputs();
   if (w.turn == Turn::first) let_next_start();
 
@@ -225,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
         stage_activations<kTileK>(a, x_smem, phase, token0);
         if (phase == 0 && round == 0) {  // behind the activations, which are waited for first
 #pragma unroll 1
-          for (int i = 1; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
+          for (int i = early; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
         }
         asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
@@ -285,8 +296,8 @@ template <Layout L, int NT>
 bool plan(StreamArgs& a, int room, int& bytes) {
   const int red_bytes = kWarps * NT * kRedStride * 4;
   const int longest = chain_range(a.work.k_tiles, a.work.chains, 0).count;
-  constexpr int kGroup = group_of(L), kStage = kWarps * (kGroup * subtile_bytes(L) + 8);
-  constexpr int kFewest = 2, kMost = std::max(2, ring_bytes(L) / (kGroup * subtile_bytes(L)));
+  constexpr int kGroup = group_of(L), kStage = kWarps * (stage_bytes(L) + 8);
+  constexpr int kFewest = 2, kMost = std::max(2, ring_bytes(L) / stage_bytes(L));
   const auto x_bytes = [&](int tiles) {
     return a.work.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
   };

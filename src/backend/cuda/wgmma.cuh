@@ -33,6 +33,7 @@ struct WgmmaArgs {
   int token_tiles;    // of T.tokens tokens
   int items;          // pairs of output tiles times token tiles
   int parts;          // units an item is cut into: runs of whole chains
+  bool once;          // weights go first from the L2 cache
   float* partials;    // [item][chain][token group of 8][thread][4], where there are parts
   Meeting* meetings;  // [item]
   Bits zero;
@@ -101,12 +102,14 @@ __device__ __forceinline__ void for_units(const WgmmaArgs& a, Body&& body) {
   for (int u = blockIdx.x; u < a.items * a.parts; u += gridDim.x) body(unit_at(a, u));
 }
 
-/// One warp fetches weights: they are there before the step begins.
-template <Layout L, Tile T>
+/// One warp fetches weights: they are there before the step begins. Once: they go first from the
+/// cache; a loop of its own, since a choice within costs long products 1 to 3 %.
+template <Layout L, Tile T, bool Once>
 __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned barriers) {
   constexpr int kBytes = subtile_bytes(L);
   Ring<weight_stages(L, T)> w{barriers};
   const int lane = threadIdx.x % 32, strip = lane % (4 * T.groups);
+  [[maybe_unused]] const CachePolicy policy = read_once();
   for_units(a, [&](const Unit& unit) {
     const int pair = unit.item / a.token_tiles;
     Place p = find_tile(a, T.groups * pair + strip / 4);
@@ -118,8 +121,13 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
       barrier_wait(w.empty(), w.parity ^ 1);
       if (lane == 0) barrier_expect(w.full(), weight_stage(L, T));
       __syncwarp();
-      if (lane < 4 * T.groups)
-        bulk_copy(weights + w.stage * weight_stage(L, T) + strip * kBytes, from, kBytes, w.full());
+      if (lane < 4 * T.groups) {
+        const unsigned to = weights + w.stage * weight_stage(L, T) + strip * kBytes;
+        if constexpr (Once)
+          bulk_copy(to, from, kBytes, w.full(), policy);
+        else
+          bulk_copy(to, from, kBytes, w.full());
+      }
       from += kBytes;
       w.advance();
     }
@@ -204,8 +212,9 @@ struct Multiplier {
       dequantise<Part, 1>();
       issue<Part, 1>(b, first);
     }
-    // Only now have all lanes what they read of the tile: fragments are in use.
-    if (Part == kParts - 1) release(w_released);
+    // Only now has a lane what it read of the tile: its fragments are in use. Each says so for
+    // itself: one that spoke for its warp would know of its own reads alone.
+    if (Part == kParts - 1) barrier_arrive(w_released.empty()), w_released.advance();
     if (kGroups == 2) wgmma_wait<1>();
     if (more) dequantise<(Part + 1) % kParts, 0>();
   }
@@ -454,7 +463,7 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       barrier_init(barriers + 8 * i, 1);
-      barrier_init(barriers + 8 * (kWeightStages + i), 4 * T.groups);
+      barrier_init(barriers + 8 * (kWeightStages + i), T.threads());
     }
     for (int i = 0; i < kXStages; ++i) {
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
@@ -467,7 +476,10 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T.groups == 2 ? 40 : 32));
     if (threadIdx.x < 32) {
-      fetch_weights<L, T>(a, shared_address(weights), barriers);
+      if (a.once)
+        fetch_weights<L, T, true>(a, shared_address(weights), barriers);
+      else
+        fetch_weights<L, T, false>(a, shared_address(weights), barriers);
     } else if (threadIdx.x == 32) {
       if (a.work.turn != Turn::other) wait_for_inputs();
       if (a.work.turn == Turn::first) let_next_start();
@@ -539,6 +551,8 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   a.items = items_of(work, T);
   a.parts = parts_of(work, a.items, T, device.multiprocessors);
   a.partials = work.partials, a.meetings = work.meetings;
+  // Activations much larger than the cache would push them out before all blocks have read them.
+  a.once = 1ll * work.rows * work.columns <= 32ll << 20;
   cudaError_t error = map_tokens(a.x, work, T.tokens);
   if (error != cudaSuccess) return error;
   constexpr int kBytes = shared_size(L, T);
