@@ -44,10 +44,11 @@ constexpr int kArrivals = 32;  // every lane's own copies
 __device__ __forceinline__ void init_barrier(unsigned barrier) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(kArrivals) : "memory");
 }
-/// After the barriers' initialisation, by the threads that did it.
+/// After the barriers' initialisation, by the threads that did it. For shared memory alone: a fence
+/// of all memory waits for the whole card.
 __device__ __forceinline__ void publish_barriers() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void wait_full(unsigned barrier, unsigned parity) {

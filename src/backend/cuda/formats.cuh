@@ -56,10 +56,10 @@ constexpr int subtile_bytes(Layout l) {
     case Layout::Q4M: return 512 + 128;
     case Layout::Q5: return 512 + 128 + 64;
     case Layout::Q5M: return 512 + 128 + 128;
-    case Layout::K4: return 2048 + 256 + 64;
-    case Layout::K5: return 2048 + 512 + 256 + 64;
+    case Layout::K4: return 2048 + 512 + 32;
+    case Layout::K5: return 2048 + 512 + 512 + 32;
     case Layout::K6: return 2048 + 1024 + 256 + 32;
-    case Layout::K2: return 2048 + 512 + 64;
+    case Layout::K2: return 2048 + 1024 + 32;
     case Layout::K8: return 4096 + 128 + 32;
   }
   return 0;
@@ -168,13 +168,6 @@ __device__ __forceinline__ void scaled_plus(const __half2 (&q)[4], __half2 scale
   a[2] = as_bits(__hfma2(q[2], s0, p0));
   a[3] = as_bits(__hfma2(q[3], s1, p1));
 }
-/// Bytes 0 and 2 (Odd = 0) or 1 and 3 (Odd = 1) of w as halves.
-template <int Odd>
-__device__ __forceinline__ __half2 byte_pair(Bits w) {
-  return __hadd2_rn(as_half2(__byte_perm(w, kMagic, Odd ? 0x7351 : 0x7250)),
-                    __float2half2_rn(-1024.0f));
-}
-
 // ---- one struct per layout. A subtile is taken in parts of 64 inputs, in ascending order: load()
 // reads a lane's share of part `part` from shared memory, fragment(s) makes the four A registers of
 // its step s (16 inputs), steps in ascending order too ----
@@ -246,27 +239,22 @@ struct Codec<Layout::Q5M> : Codec32<true, true> {};
 /// Scales and mins of Q4_K, Q5_K and Q2_K: w = d (sc q) - dmin m. Rounding dmin m to a half would
 /// cost more than the final rounding, so an integer c near dmin m / d goes to the exact side:
 /// w = d (sc q - c) - (dmin m - d c), where sc q - c is exact and the rest is small. c is a
-/// multiple of 32, so that the bias 1024 sc + c is a half as well.
+/// multiple of 32, so that the bias 1024 sc + c is a half as well. The rest is made once, by pack():
+/// a group of both rows is two words, (sc, kNoMin - c / 32) of each row in bytes, then the two rests
+/// as they are added.
+constexpr int kNoMin = 128;
+
 struct MinScale {
   __half2 scale, bias, rest;  // lanes: row r, row r + 8; row r + 8 is for codes times 16
-  __half2 d, dmin, ratio;
-  __device__ __forceinline__ void superblock(Bits d_bits, Bits dmin_bits) {
-    d = as_half2(d_bits), dmin = as_half2(dmin_bits);
-    const float2 df = __half22float2(d), mf = __half22float2(dmin);
-    // Any value here is right; this one leaves the smallest rest. 15 keeps 1024 sc + c a half.
-    const float r0 = fminf(fmaxf(__fdividef(mf.x, df.x), -15.0f), 15.0f);
-    const float r1 = fminf(fmaxf(__fdividef(mf.y, df.y), -15.0f), 15.0f);
-    ratio = __floats2half2_rn(r0, r1);
-  }
-  __device__ __forceinline__ void group(Bits codes) {  // sc_r, m_r, sc_r8, m_r8
-    const __half2 sc = byte_pair<0>(codes), m = byte_pair<1>(codes);
-    const __half2 magic = __float2half2_rn(49152.0f);  // halves near it are multiples of 32
-    const __half2 c = __hsub2_rn(__hfma2(m, ratio, magic), magic);
-    scale = __hmul2_rn(sc, __floats2half2_rn(1.0f, 0.0625f));
-    bias = __hfma2(sc, __floats2half2_rn(-1024.0f, -64.0f), __hneg2(c));
-    const __half2 high = __hmul2_rn(dmin, m);
-    const __half2 low = __hfma2(dmin, m, __hneg2(high));
-    rest = __hsub2_rn(__hfma2(d, c, __hneg2(high)), low);
+  __half2 d;
+  __device__ __forceinline__ void group(Bits codes, Bits rests) {
+    // Halves from 1024, 64 and 32768 on are multiples of 1, 1 / 16 and 32.
+    scale = __hadd2_rn(as_half2(__byte_perm(codes, 0x54006400, 0x7250)),
+                       __floats2half2_rn(-1024.0f, -64.0f));
+    const __half2 minus_c = __hadd2_rn(as_half2(__byte_perm(codes, 0x78007800, 0x7351)),
+                                       __float2half2_rn(-32768.0f - 32.0f * kNoMin));
+    bias = __hfma2(scale, __float2half2_rn(-1024.0f), minus_c);
+    rest = as_half2(rests);
   }
   __device__ __forceinline__ void apply(Bits (&a)[4]) const {
     const __half2 s0 = __low2half2(scale), s1 = __high2half2(scale);
@@ -284,29 +272,23 @@ struct MinScale {
 template <bool Five, int GroupSteps>
 struct CodecMinK {
   static constexpr int kGroups = 4 / GroupSteps;  // per part
-  uint4 q, s;
+  uint4 q, s[kGroups / 2];
   Bits h;
-  uint2 d;
-  int part_;
   MinScale scale;
   __device__ __forceinline__ void load(const std::uint8_t* at, int part, int lane) {
     constexpr int kScales = 2048 + (Five ? 512 : 0);
     const int r = lane / 4;
     read(q, at + 512 * part + 16 * lane);
     if (Five) read(h, at + 2048 + 128 * part + 4 * lane);
-    if (kGroups == 4) {
-      read(s, at + kScales + 128 * part + 16 * r);
-    } else {
-      uint2 pair;
-      read(pair, at + kScales + 64 * part + 8 * r);
-      s.x = pair.x, s.y = pair.y;
-    }
-    part_ = part;
-    if (part == 0) read(d, at + kScales + 128 * kGroups + 8 * r);
+#pragma unroll
+    for (int i = 0; i < kGroups / 2; ++i)
+      read(s[i], at + kScales + 8 * kGroups * (8 * part + r) + 16 * i);
+    if (part == 0) read(scale.d, at + kScales + 256 * kGroups + 4 * r);
   }
   __device__ __forceinline__ void fragment(int step, Bits (&a)[4]) {
-    if (step == 0 && part_ == 0) scale.superblock(d.x, d.y);
-    if (step % GroupSteps == 0) scale.group(word(s, step / GroupSteps));
+    const int group = step / GroupSteps;
+    if (step % GroupSteps == 0)
+      scale.group(word(s[group / 2], group % 2 * 2), word(s[group / 2], group % 2 * 2 + 1));
     spread4(word(q, step), a);
     if (Five) add_fifth(h, step, a);
     scale.apply(a);

@@ -96,6 +96,16 @@ __device__ __forceinline__ int count_up(unsigned* counter) {
   return static_cast<int>(before);
 }
 
+/// The same without an order.
+__device__ __forceinline__ int claim(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.add.relaxed.gpu.global.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return static_cast<int>(before);
+}
+
 __device__ __forceinline__ int load_acquire(const unsigned* p) {
   unsigned v;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");

@@ -204,32 +204,67 @@ __device__ void pack_scales32(const Source& in, std::uint8_t* out, int lane) {
   if (kMin)
     *reinterpret_cast<unsigned*>(out + kScales + 64 + 8 * r + 4 * g) = m[0] | unsigned{m[1]} << 16;
 }
+/// d and the signed scales of groups, biased by 128.
 template <Type T>
-__device__ void pack_scales256(const Source& in, std::uint8_t* out, int lane) {
+__device__ void pack_signed_scales(const Source& in, std::uint8_t* out, int lane) {
   constexpr Layout kLayout = layout_of(T);
-  constexpr bool kMin = kLayout == Layout::K4 || kLayout == Layout::K5 || kLayout == Layout::K2;
-  constexpr int kGroups = kLayout == Layout::K6 || kLayout == Layout::K2 ? 16 : 8;
-  constexpr int kBytes = kMin ? 4 : 2;  // of a group of both rows
-  constexpr int kScales = subtile_bytes(kLayout) - 8 * kBytes * kGroups - (kMin ? 64 : 32);
+  constexpr int kGroups = kLayout == Layout::K6 ? 16 : 8, kPerPart = kGroups / 4;
+  constexpr int kScales = subtile_bytes(kLayout) - 16 * kGroups - 32;
   const int r = lane / 4, c = lane % 4;
-  constexpr int kPart = kBytes * kGroups / 4;  // bytes of both rows' scales of 64 inputs
-  std::uint16_t d[2] = {}, m[2] = {};
+  std::uint16_t d[2] = {};
   for (int i = 0; i < 2; ++i) {
     const std::uint8_t* b = in.has(i, 0) ? block_of<T>(in.row[i], in.k0) : nullptr;
     if (b != nullptr) d[i] = block_scale<T>(b);
-    if (kMin && b != nullptr) m[i] = block_min<T>(b);
     for (int g = c; g < kGroups; g += 4) {
-      const ScaleMinByte s = b != nullptr ? group_scale<T>(b, g) : ScaleMinByte{0, 0};
-      const int part = g / (kGroups / 4), within = g % (kGroups / 4);
-      std::uint8_t* at = out + kScales + (8 * part + r) * kPart + kBytes * within;
-      at[i * kBytes / 2] = static_cast<std::uint8_t>(s.scale);
-      if (kMin) at[2 * i + 1] = static_cast<std::uint8_t>(s.min);
+      std::uint8_t* at = out + kScales + 2 * (kPerPart * (8 * (g / kPerPart) + r) + g % kPerPart);
+      at[i] = b != nullptr ? static_cast<std::uint8_t>(group_scale<T>(b, g).scale) : 0;
     }
   }
-  if (c != 0) return;
-  std::uint8_t* blocks = out + kScales + 8 * kBytes * kGroups + (kMin ? 8 : 4) * r;
-  *reinterpret_cast<unsigned*>(blocks) = d[0] | unsigned{d[1]} << 16;
-  if (kMin) *reinterpret_cast<unsigned*>(blocks + 4) = m[0] | unsigned{m[1]} << 16;
+  if (c == 0)
+    *reinterpret_cast<unsigned*>(out + kScales + 16 * kGroups + 4 * r) =
+        d[0] | unsigned{d[1]} << 16;
+}
+
+/// What stands for a group with a min: see MinScale.
+struct MinGroup {
+  std::uint8_t scale, minus_c;
+  std::uint16_t rest;
+};
+__device__ MinGroup min_group(__half d, __half dmin, ScaleMinByte s) {
+  const __half m = __int2half_rn(s.min);
+  // Any ratio is right; this one leaves the smallest rest. 15 keeps 1024 sc + c a half.
+  const float ratio = __fdividef(__half2float(dmin), __half2float(d));
+  const __half near = __float2half_rn(fminf(fmaxf(ratio, -15.0f), 15.0f));
+  const __half magic = __float2half_rn(49152.0f);  // halves near it are multiples of 32
+  const __half c = __hsub_rn(__hfma(m, near, magic), magic);
+  const __half high = __hmul_rn(dmin, m), low = __hfma(dmin, m, __hneg(high));
+  const __half rest = __hsub_rn(__hfma(d, c, __hneg(high)), low);
+  return {static_cast<std::uint8_t>(s.scale),
+          static_cast<std::uint8_t>(kNoMin - __half2int_rn(c) / 32), __half_as_ushort(rest)};
+}
+template <Type T>
+__device__ void pack_min_groups(const Source& in, std::uint8_t* out, int lane) {
+  constexpr Layout kLayout = layout_of(T);
+  constexpr int kGroups = kLayout == Layout::K2 ? 16 : 8, kPerPart = kGroups / 4;
+  constexpr int kScales = subtile_bytes(kLayout) - 64 * kGroups - 32;
+  const int r = lane / 4, c = lane % 4;
+  std::uint16_t d[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    const std::uint8_t* b = in.has(i, 0) ? block_of<T>(in.row[i], in.k0) : nullptr;
+    if (b != nullptr) d[i] = block_scale<T>(b);
+    for (int g = c; g < kGroups; g += 4) {
+      const MinGroup packed =
+          b != nullptr ? min_group(__ushort_as_half(d[i]), __ushort_as_half(block_min<T>(b)),
+                                   group_scale<T>(b, g))
+                       : MinGroup{0, kNoMin, 0};
+      std::uint8_t* at = out + kScales + 8 * (kPerPart * (8 * (g / kPerPart) + r) + g % kPerPart);
+      at[2 * i] = packed.scale, at[2 * i + 1] = packed.minus_c;
+      *reinterpret_cast<std::uint16_t*>(at + 4 + 2 * i) = packed.rest;
+    }
+  }
+  if (c == 0)
+    *reinterpret_cast<unsigned*>(out + kScales + 64 * kGroups + 4 * r) =
+        d[0] | unsigned{d[1]} << 16;
 }
 
 /// grid: (tiles of inputs, tiles of outputs); 128 threads, a warp to each subtile.
@@ -256,8 +291,10 @@ __global__ void __launch_bounds__(128)
     } else {
       pack_nibbles<T>(in, out, lane);
     }
-    if constexpr (is_k(kLayout)) {
-      pack_scales256<T>(in, out, lane);
+    if constexpr (kLayout == Layout::K6 || kLayout == Layout::K8) {
+      pack_signed_scales<T>(in, out, lane);
+    } else if constexpr (is_k(kLayout)) {
+      pack_min_groups<T>(in, out, lane);
     } else {
       pack_scales32<T>(in, out, lane);
     }

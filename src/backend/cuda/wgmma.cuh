@@ -117,6 +117,7 @@ __device__ void fetch_weights(const WgmmaArgs& a, unsigned weights, unsigned bar
     const std::uint8_t* from =
         a.work.matrix[p.matrix].data +
         ((4ll * p.tile + strip % 4) * a.work.k_tiles + unit.tiles.first) * kBytes;
+#pragma unroll 1
     for (int k = 0; k < unit.tiles.count; ++k) {
       barrier_wait(w.empty(), w.parity ^ 1);
       if (lane == 0) barrier_expect(w.full(), weight_stage(L, T));
@@ -139,6 +140,7 @@ __device__ void fetch_tokens(const WgmmaArgs& a, unsigned tokens, unsigned barri
   Ring<x_stages(L, T)> x{barriers + 16 * weight_stages(L, T)};
   for_units(a, [&](const Unit& unit) {
     const int token0 = unit.item % a.token_tiles * T.tokens;
+#pragma unroll 1
     for (int part = 0; part < unit.tiles.count * (tile_k(L) / 64); ++part) {
       barrier_wait(x.empty(), x.parity ^ 1);
       barrier_expect(x.full(), x_stage(T));
@@ -293,11 +295,10 @@ __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int qua
   if (n + 4 <= m.n && m.stride % 4 == 0) {
     if (w.epilogue == Epilogue::F32 || w.epilogue == Epilogue::F32_ADD) {
       float4* out = reinterpret_cast<float4*>(static_cast<float*>(m.out) + at);
-      if (w.epilogue == Epilogue::F32_ADD) {
-        const float4 old = *out;
-        sum.x = old.x + sum.x, sum.y = old.y + sum.y, sum.z = old.z + sum.z, sum.w = old.w + sum.w;
-      }
-      *out = sum;
+      if (w.epilogue == Epilogue::F32_ADD)
+        atomicAdd(out, sum);
+      else
+        *out = sum;
     } else {
       const uint2 halves = {as_bits(__floats2half2_rn(sum.x, sum.y)),
                             as_bits(__floats2half2_rn(sum.z, sum.w))};
@@ -305,20 +306,22 @@ __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int qua
     }
     return;
   }
-  const float values[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    if (n + j < m.n) store(w.epilogue, m.out, at + j, values[j]);
+#pragma unroll 1
+  for (int j = 0; j < 4 && n + j < m.n; ++j) {
+    store(w.epilogue, m.out, at + j, sum.x);
+    sum.x = sum.y, sum.y = sum.z, sum.z = sum.w;
+  }
 }
 /// `count` tokens of an item from sums[token][128 outputs].
 template <Tile T>
 __device__ __forceinline__ void write_tokens(const WgmmaArgs& a, int pair, int token0, int count,
                                              const float* sums) {
   const bool swiglu = a.work.epilogue == Epilogue::SWIGLU_F16;
-  const int quads = 16 * T.groups / (swiglu ? 2 : 1);
-#pragma unroll 2
-  for (int i = threadIdx.x - 128; i < count * quads; i += T.threads()) {
-    const int token = i / quads, quad = i % quads;
+  constexpr int kQuads = 16 * T.groups;
+#pragma unroll 1
+  for (int i = threadIdx.x - 128; i < count * (swiglu ? kQuads / 2 : kQuads); i += T.threads()) {
+    const int token = swiglu ? i / (kQuads / 2) : i / kQuads;
+    const int quad = swiglu ? i % (kQuads / 2) : i % kQuads;
     // SwiGLU: gate and up alternate, 64 outputs each.
     const float* at = sums + token * T.sum_stride() + 4 * quad + (swiglu ? quad / 16 * 64 : 0);
     float4 sum = *reinterpret_cast<const float4*>(at);
@@ -358,6 +361,7 @@ constexpr int kShares = 4, kPatience = 64;
 /// One thread: says that this block's sums are in memory; true if all are, now or soon.
 __device__ __forceinline__ bool arrive(const WgmmaArgs& a, Meeting* meeting) {
   int there = count_up(&meeting->arrived) + 1;
+#pragma unroll 1
   for (int i = 0; there < a.parts && i < kPatience; ++i) there = load_acquire(&meeting->arrived);
   return there == a.parts;
 }
@@ -401,11 +405,11 @@ __device__ __forceinline__ void meet(const WgmmaArgs& a, const Unit& unit, float
   const int thread = static_cast<int>(threadIdx.x) - 128;
   Meeting* meeting = a.meetings + unit.item;
   multipliers_barrier<T>();
-  if (thread == 0) *flag = arrive(a, meeting) ? count_up(&meeting->claimed) : kShares;
+  if (thread == 0) *flag = arrive(a, meeting) ? claim(&meeting->claimed) : kShares;
   multipliers_barrier<T>();
   int share = *flag;
   while (share < kShares) {
-    const int next = thread == 0 ? count_up(&meeting->claimed) : 0;
+    const int next = thread == 0 ? claim(&meeting->claimed) : 0;
     write_share<T>(a, unit, share, side);
     if (thread == 0) *flag = next;
     multipliers_barrier<T>();
@@ -413,17 +417,29 @@ __device__ __forceinline__ void meet(const WgmmaArgs& a, const Unit& unit, float
   }
   if (thread == 0) leave(a, meeting);
 }
-/// An item's sums to their matrices, through `side`, as many tokens at a time as it holds.
+/// The sums of as many tokens as `side` holds, pass by pass.
 template <Tile T, int Pass = 0>
+__device__ __forceinline__ void put_pass(int pass, float* side, int group,
+                                         const float (&total)[T.tokens / 2]) {
+  constexpr int kKept = kept_tokens(T);
+  if constexpr (Pass * kKept < T.tokens) {
+    if (pass != Pass) return put_pass<T, Pass + 1>(pass, side, group, total);
+    put_sums<Pass * kKept / 8, (Pass + 1) * kKept / 8>(side, T.sum_stride(), group, total);
+  }
+}
+/// An item's sums to their matrices, through `side`. What writes them stands in the code but once:
+/// an item is over before unrolled passes have been fetched.
+template <Tile T>
 __device__ __forceinline__ void write_item(const WgmmaArgs& a, int pair, int group, int token0,
                                            float* side, const float (&total)[T.tokens / 2]) {
   constexpr int kKept = kept_tokens(T);
-  multipliers_barrier<T>();  // what stood there has been written
-  put_sums<Pass * kKept / 8, (Pass + 1) * kKept / 8>(side, T.sum_stride(), group, total);
-  multipliers_barrier<T>();
-  write_tokens<T>(a, pair, token0 + Pass * kKept, kKept, side);
-  if constexpr ((Pass + 1) * kKept < T.tokens)
-    write_item<T, Pass + 1>(a, pair, group, token0, side, total);
+#pragma unroll 1
+  for (int pass = 0; pass < T.tokens / kKept; ++pass) {
+    multipliers_barrier<T>();  // what stood there has been written
+    put_pass<T>(pass, side, group, total);
+    multipliers_barrier<T>();
+    write_tokens<T>(a, pair, token0 + pass * kKept, kKept, side);
+  }
 }
 
 template <Layout L, Tile T>
@@ -469,7 +485,7 @@ __global__ void __launch_bounds__(Tile{Groups, Tokens}.threads() + 128, 1)
       barrier_init(barriers + 16 * kWeightStages + 8 * i, 1);
       barrier_init(barriers + 16 * kWeightStages + 8 * (kXStages + i), 4 * T.groups);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
+    publish_barriers();
   }
   __syncthreads();
   if (a.work.turn != Turn::first) let_next_start();
