@@ -88,15 +88,23 @@ TEST_F(Cuda, MatmulOfEveryType) {
   }
 }
 
-/// Sums of long rows go through other kernels, blocks and splits when there are many: every row
-/// must come out as it does alone. Several times, since what goes wrong here goes wrong now and
-/// then.
-TEST_F(Cuda, RowsOfLargeProductsEqualThemselvesAlone) {
+/// A product's sums go through other kernels, blocks and splits when there are many rows: every row
+/// must come out as it does alone, stored or added. Several times, since what goes wrong here goes
+/// wrong now and then.
+struct RowsOfProducts {
+  std::int32_t columns, outputs, each;  // every so manyth row is looked at
+  std::vector<std::int32_t> counts;     // of rows, the most last
+};
+class CudaRows : public Cuda, public ::testing::WithParamInterface<RowsOfProducts> {};
+
+TEST_P(CudaRows, EqualThemselvesAlone) {
   const std::uint64_t seed = 72;
   SCOPED_TRACE("seed " + std::to_string(seed));
   Random random(seed);
-  const std::int32_t columns = 4096, outputs = 4096, most = 300;
-  const auto x = rounded(random.floats(std::size_t{most} * columns));
+  const auto& [columns, outputs, each, counts] = GetParam();
+  const std::int32_t most = counts.back();
+  const auto x = rounded(random.floats(static_cast<std::size_t>(most) * columns));
+  const auto base = random.floats(static_cast<std::size_t>(most) * outputs);
   for (const quant::Type type : {quant::Type::F16, quant::Type::Q8_0, quant::Type::Q4_K}) {
     SCOPED_TRACE(std::string(quant::type_info(type).name));
     const MemoryMark mark = cuda_->mark();
@@ -104,24 +112,34 @@ TEST_F(Cuda, RowsOfLargeProductsEqualThemselvesAlone) {
     const auto id = cuda_->load_matrix(source_of(blocks, type, outputs, columns));
     ASSERT_TRUE(id.ok());
     auto* in = static_cast<std::byte*>(activations(*cuda_, x));
-    auto* out = put(*cuda_, std::vector<float>(std::size_t{most} * outputs, kPoison));
-    const auto run = [&](std::int32_t first, std::int32_t rows) {
-      cuda_->matmul({in + std::int64_t{2} * first * columns, rows, 1, {*id}, {out}});
+    auto* out = put(*cuda_, base);
+    const auto run = [&](std::int32_t first, std::int32_t rows, Epilogue epilogue) {
+      cuda_->matmul({in + std::int64_t{2} * first * columns, rows, 1, {*id}, {out}, epilogue});
       return floats(*cuda_, out, static_cast<std::size_t>(rows) * outputs);
     };
     std::vector<std::vector<float>> alone;
-    for (std::int32_t r = 0; r < most; r += 13) alone.push_back(run(r, 1));
-    for (const std::int32_t rows : {20, 64, 129, 160, 257, 300, 300, 300}) {
-      const auto all = run(0, rows);
-      for (std::int32_t r = 0; r < rows; r += 13)
-        EXPECT_EQ(std::memcmp(&all[static_cast<std::size_t>(r) * outputs],
-                              alone[static_cast<std::size_t>(r / 13)].data(), outputs * 4),
-                  0)
+    for (std::int32_t r = 0; r < most; r += each) alone.push_back(run(r, 1, Epilogue::store));
+    for (const std::int32_t rows : counts) {
+      const auto stored = run(0, rows, Epilogue::store);
+      cuda_->upload(out, base.data(), std::ssize(base) * 4);
+      const auto added = run(0, rows, Epilogue::add);
+      for (std::int32_t r = 0; r < rows; r += each) {
+        const std::size_t at = static_cast<std::size_t>(r) * static_cast<std::size_t>(outputs);
+        const auto& one = alone[static_cast<std::size_t>(r / each)];
+        EXPECT_EQ(std::memcmp(&stored[at], one.data(), one.size() * 4), 0)
             << "row " << r << " of " << rows;
+        for (std::size_t i = 0; i < one.size(); ++i)
+          ASSERT_EQ(added[at + i], base[at + i] + one[i]) << "row " << r << " of " << rows;
+      }
     }
     cuda_->release_to(mark);
   }
 }
+// The second: inputs that one block cannot hold, in tiles for more than one round.
+INSTANTIATE_TEST_SUITE_P(
+    Products, CudaRows,
+    ::testing::Values(RowsOfProducts{4096, 4096, 13, {20, 64, 129, 160, 257, 300, 300, 300}},
+                    RowsOfProducts{14336, 6144, 1, {2, 5, 6, 7, 8, 8, 8, 9}}));
 
 TEST_F(Cuda, EmbedReadsAnyRow) {
   Random random(72);

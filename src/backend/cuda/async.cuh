@@ -106,27 +106,91 @@ __device__ __forceinline__ void copied(unsigned barrier) {
 #endif
 }
 
+// ---- blocks of a cluster; on compute capability 8.x there are none ----
+
+/// This block's place in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+/// All threads: this block's barriers are published. Behind cluster_wait() those of the others are.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+/// All threads: what they read and wrote before comes before what the others do next.
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+  cluster_wait();
+}
+/// Where the block of this rank keeps what this one keeps at `address` of its shared memory.
+__device__ __forceinline__ unsigned in_cluster(unsigned address, int rank) {
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+#endif
+  return address;
+}
+/// Four bytes on their way to a block's shared memory; `barrier` there completes when they are.
+__device__ __forceinline__ void send(unsigned to, float value, unsigned barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+               "r"(__float_as_uint(value)), "r"(barrier)
+               : "memory");
+#endif
+}
+/// wait_full() for what another block sent.
+__device__ __forceinline__ void wait_sent(unsigned barrier, unsigned parity) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .pred p;\n"
+      "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@!p bra again;}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+#endif
+}
+
 // ---- host ----
 
-/// Launches a kernel that lets its successor start and waits for its inputs (see above).
+/// Launches a kernel that lets its successor start and waits for its inputs (see above), in clusters
+/// of so many blocks (1 on compute capability 8.x).
 template <class... Parameters, class... Arguments>
-cudaError_t launch_chained(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes,
-                           cudaStream_t stream, const Arguments&... arguments) {
+cudaError_t launch_clusters(void (*kernel)(Parameters...), int cluster, dim3 grid, dim3 block,
+                            int shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
   int device = 0, major = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute early;
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = block;
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = major < 9 ? 0 : cluster == 1 ? 1 : 2;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+template <class... Parameters, class... Arguments>
+cudaError_t launch_chained(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes,
+                           cudaStream_t stream, const Arguments&... arguments) {
+  return launch_clusters(kernel, 1, grid, block, shared_bytes, stream, arguments...);
 }
 
 #endif  // __CUDACC__

@@ -71,7 +71,11 @@ __device__ __forceinline__ void store(Epilogue epilogue, void* out, long long at
   if (epilogue == Epilogue::F32) {
     static_cast<float*>(out)[at] = value;
   } else if (epilogue == Epilogue::F32_ADD) {
-    atomicAdd(static_cast<float*>(out) + at, value);  // nobody waits for what stood there
+    // Nobody waits for what stood there.
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(
+                     __cvta_generic_to_global(static_cast<float*>(out) + at)),
+                 "f"(value)
+                 : "memory");
   } else {
     static_cast<__half*>(out)[at] = __float2half_rn(value);
   }

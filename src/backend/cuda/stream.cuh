@@ -2,8 +2,9 @@
 // Packed weights come through a ring in shared memory that each warp keeps full for itself, without
 // any barrier among warps; the activations stay in shared memory. A block stays on its
 // multiprocessor and walks over a contiguous run of output tiles; the chains of a tile are warps
-// side by side, added in order through shared memory. The loop is kept small on purpose: at a few
-// microseconds per launch, fetching unrolled code costs more than it saves.
+// side by side, added in order through shared memory. Where activations do not fit, two blocks of a
+// cluster take half of the chains each. The loop is kept small on purpose: at a few microseconds
+// per launch, fetching unrolled code costs more than it saves.
 #pragma once
 
 #include <algorithm>
@@ -25,6 +26,8 @@ struct StreamArgs {
   int phase_tiles;  // input tiles of a chain that stand in shared memory at a time
   int phases;
   int tokens;  // in shared memory: NT, or all rows if there are fewer
+  int blocks;  // of a cluster that share the chains: 1 or 2
+  int chains;  // of a block
 };
 
 __device__ __forceinline__ void mma16816(float (&d)[4], const Bits (&a)[4], Bits b0, Bits b1) {
@@ -48,12 +51,13 @@ __device__ __forceinline__ void fetch(unsigned to, const std::uint8_t* from, int
 /// Activations of one phase: [chain][token][phase inputs + 8]; zero past the last input. Only the
 /// tokens there are.
 template <int kTileK>
-__device__ void stage_activations(const StreamArgs& a, unsigned smem, int phase, int token0) {
+__device__ void stage_activations(const StreamArgs& a, unsigned smem, int first_chain, int phase,
+                                  int token0) {
   const Work& w = a.work;
   const int length = a.phase_tiles * kTileK, warp = threadIdx.x / 32;
 #pragma unroll 1
-  for (int row = warp; row < w.chains * a.tokens; row += kWarps) {
-    const int chain = row / a.tokens, token = token0 + row % a.tokens;
+  for (int row = warp; row < a.chains * a.tokens; row += kWarps) {
+    const int chain = first_chain + row / a.tokens, token = token0 + row % a.tokens;
     const int k0 = (chain_range(w.k_tiles, w.chains, chain).first + phase * a.phase_tiles) * kTileK;
     const __half* from = w.x + static_cast<long long>(token) * w.columns + k0;
     const int there = token < w.rows ? w.columns - k0 : 0;
@@ -179,7 +183,27 @@ __device__ __forceinline__ void multiply_part(Codec<L>& codec, const std::uint8_
   }
 }
 
-/// grid: (blocks that share the tiles, groups of NT tokens).
+/// A warp's sums to `to`, [token][output]: in this block, or sent to the one of rank `peer`.
+template <int NT>
+__device__ __forceinline__ void put_sums(float* to, const float (&acc)[NT / 8][4], int lane,
+                                         int peer, unsigned barrier) {
+  const int r = lane / 4, c = lane % 4;
+  const unsigned far = peer < 0 ? 0 : in_cluster(shared_address(to), peer);
+  if (peer >= 0) barrier = in_cluster(barrier, peer);
+#pragma unroll
+  for (int n = 0; n < NT / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = (8 * n + 2 * c + i % 2) * kRedStride + r + 8 * (i / 2);
+      if (peer < 0)
+        to[at] = acc[n][i];
+      else
+        send(far + 4 * at, acc[n][i], barrier);
+    }
+  }
+}
+
+/// grid: (blocks, or pairs of them, that share the tiles; groups of NT tokens).
 template <Layout L, int NT>
 __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
     stream_kernel(const __grid_constant__ StreamArgs a) {
@@ -187,11 +211,15 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   extern __shared__ __align__(128) std::uint8_t smem[];
   const Work& w = a.work;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, token0 = NT * blockIdx.y;
-  const int slot_warps = w.chains * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
+  const int slot_warps = a.chains * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
   const int slots = kWarps / slot_warps, slot = warp / slot_warps;
-  const int chain = warp % slot_warps % w.chains, pair = warp % slot_warps / w.chains;
-  const int first = a.tiles * blockIdx.x / gridDim.x;  // launch() sees to it that this fits
-  const int end = a.tiles * (blockIdx.x + 1) / gridDim.x;
+  const int chain = warp % slot_warps % a.chains, pair = warp % slot_warps / a.chains;
+  const bool paired = a.blocks > 1;  // slots of even number end in the first block of a pair
+  const int rank = paired ? cluster_rank() : 0, first_chain = rank * a.chains;
+  const int sharer = paired ? blockIdx.x / 2 : blockIdx.x;
+  const int sharers = paired ? gridDim.x / 2 : gridDim.x;
+  const int first = a.tiles * sharer / sharers;  // launch() sees to it that this fits
+  const int end = a.tiles * (sharer + 1) / sharers;
   if (w.turn != Turn::first) let_next_start();
 
   // Shared memory: rings, sums, barriers, activations.
@@ -199,14 +227,17 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   const unsigned base = shared_address(smem);
   float* red = reinterpret_cast<float*>(smem + kWarps * a.stages * WeightRing<L>::kStage);
   const unsigned all_barriers = shared_address(red) + kWarps * NT * kRedStride * 4;
-  const unsigned x_smem = all_barriers + (kWarps * a.stages * 8 + 15) / 16 * 16;
+  const unsigned slot_sent = all_barriers + kWarps * a.stages * 8 + 8 * slot;
+  const unsigned x_smem = all_barriers + kWarps * (a.stages + 1) * 8;
   ring.data = base + warp * a.stages * WeightRing<L>::kStage;
   ring.barriers = all_barriers + warp * a.stages * 8;
   ring.stages = a.stages, ring.slots = slots, ring.end = end;
-  ring.range = chain_range(w.k_tiles, w.chains, chain);
+  ring.range = chain_range(w.k_tiles, w.chains, first_chain + chain);
   ring.tile = first + slot;
   if (lane < a.stages) init_barrier(ring.barriers + 8 * lane);
+  if (paired && lane == 0 && warp % slot_warps == 0) init_barrier(slot_sent);
   publish_barriers();
+  if (paired) cluster_arrive();
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
   const int early = min(early_stages(L), a.stages);
@@ -233,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
     for (int phase = 0; phase < a.phases; ++phase) {
       if (a.phases > 1 || round == 0) {
         if (phase > 0 || round > 0) __syncthreads();
-        stage_activations<kTileK>(a, x_smem, phase, token0);
+        stage_activations<kTileK>(a, x_smem, first_chain, phase, token0);
         if (phase == 0 && round == 0) {  // behind the activations, which are waited for first
 #pragma unroll 1
           for (int i = early; i < a.stages; ++i) ring.fetch_next(w, pair, lane);
@@ -267,26 +298,29 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
         if (++ring.take == a.stages) ring.take = 0, ring.parity ^= 1;
       }
     }
-    if (count == 0) continue;  // no barrier of all threads below
-    float* mine = red + warp * NT * kRedStride;
-    const int r = lane / 4, c = lane % 4;
-#pragma unroll
-    for (int n = 0; n < NT / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        mine[(8 * n + 2 * c + i % 2) * kRedStride + r + 8 * (i / 2)] = acc[n][i];
-    }
-    const auto slot_barrier = [&] {
-      if (slot_warps == 1) {
-        __syncwarp();
-      } else {
-        asm volatile("bar.sync %0, %1;" ::"r"(1 + slot), "r"(32 * slot_warps) : "memory");
+    if (paired && round == 0) cluster_wait();
+    if (count > 0) {  // no barrier of all threads within
+      const auto slot_barrier = [&] {
+        if (slot_warps == 1) {
+          __syncwarp();
+        } else {
+          asm volatile("bar.sync %0, %1;" ::"r"(1 + slot), "r"(32 * slot_warps) : "memory");
+        }
+      };
+      const bool ends_here = !paired || slot % 2 == rank;
+      float* sums = red + slot / a.blocks * a.blocks * slot_warps * NT * kRedStride;
+      float* mine = sums + (pair * w.chains + first_chain + chain) * NT * kRedStride;
+      put_sums<NT>(mine, acc, lane, ends_here ? -1 : 1 - rank, slot_sent);
+      if (ends_here) {
+        if (paired && warp % slot_warps == 0) announce(slot_sent, slot_warps * NT * 16 * 4, lane);
+        slot_barrier();
+        if (paired) wait_sent(slot_sent, round % 2);
+        finish<NT>(w, find_tile(w, tile, 0), sums, threadIdx.x - 32 * slot * slot_warps,
+                   32 * slot_warps, token0);
+        slot_barrier();
       }
-    };
-    slot_barrier();
-    finish<NT>(w, find_tile(w, tile, 0), red + slot * slot_warps * NT * kRedStride,
-               threadIdx.x - 32 * slot * slot_warps, 32 * slot_warps, token0);
-    slot_barrier();
+    }
+    if (paired && round + 1 < rounds) cluster_barrier();
   }
   if (w.turn == Turn::other) wait_for_inputs();
 }
@@ -299,13 +333,14 @@ bool plan(StreamArgs& a, int room, int& bytes) {
   constexpr int kGroup = group_of(L), kStage = kWarps * (stage_bytes(L) + 8);
   constexpr int kFewest = 2, kMost = std::max(2, ring_bytes(L) / stage_bytes(L));
   const auto x_bytes = [&](int tiles) {
-    return a.work.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
+    return a.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
   };
+  a.chains = a.work.chains / a.blocks;
   a.phases = 1;
   while (true) {
     a.phase_tiles = (longest + a.phases - 1) / a.phases;
     if (a.phases > 1) a.phase_tiles = (a.phase_tiles + kGroup - 1) / kGroup * kGroup;
-    const int fixed = red_bytes + x_bytes(a.phase_tiles) + 16;
+    const int fixed = red_bytes + x_bytes(a.phase_tiles) + 8 * kWarps;
     a.stages = std::min(kMost, (room - fixed) / kStage);
     if (room > fixed && a.stages >= kFewest) {
       bytes = fixed + a.stages * kStage;
@@ -326,7 +361,15 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   }
   if (a.tiles > INT_MAX / (device.multiprocessors + 1)) return cudaErrorInvalidValue;
   int bytes = 0;
+  a.blocks = 1;
   fits = plan<L, NT>(a, device.shared_bytes, bytes);
+  if (device.wgmma && work.turn == Turn::only && work.chains > 1 && work.multiprocessors > 1) {
+    StreamArgs pairs = a;  // each block stages half of the activations
+    int pair_bytes = 0;
+    pairs.blocks = 2;
+    if (plan<L, NT>(pairs, device.shared_bytes, pair_bytes) && (!fits || pairs.phases < a.phases))
+      a = pairs, bytes = pair_bytes, fits = true;
+  }
   if (!fits) return cudaErrorInvalidValue;
   // No two blocks on one multiprocessor: a launch that begins while others still run would put
   // them there and take twice as long.
@@ -334,9 +377,10 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   const cudaError_t error = cudaFuncSetAttribute(
       stream_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  const dim3 grid(std::min(work.multiprocessors, a.tiles), (work.rows + NT - 1) / NT);
+  const dim3 grid(a.blocks * std::min(work.multiprocessors / a.blocks, a.tiles),
+                  (work.rows + NT - 1) / NT);
   // Weights may be fetched while the kernel before still runs.
-  return launch_chained(stream_kernel<L, NT>, grid, kThreads, bytes, stream, a);
+  return launch_clusters(stream_kernel<L, NT>, a.blocks, grid, kThreads, bytes, stream, a);
 }
 
 }  // namespace stream_detail
