@@ -203,8 +203,9 @@ __device__ __forceinline__ void put_sums(float* to, const float (&acc)[NT / 8][4
   }
 }
 
-/// grid: (blocks, or pairs of them, that share the tiles; groups of NT tokens).
-template <Layout L, int NT>
+/// grid: (blocks, or pairs of them, that share the tiles; groups of NT tokens). Paired: two blocks of
+/// a cluster; a choice at run time would cost one row 2 %.
+template <Layout L, int NT, bool Paired>
 __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
     stream_kernel(const __grid_constant__ StreamArgs a) {
   constexpr int kTileK = tile_k(L);
@@ -214,10 +215,10 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   const int slot_warps = a.chains * (w.epilogue == Epilogue::SWIGLU_F16 ? 2 : 1);
   const int slots = kWarps / slot_warps, slot = warp / slot_warps;
   const int chain = warp % slot_warps % a.chains, pair = warp % slot_warps / a.chains;
-  const bool paired = a.blocks > 1;  // slots of even number end in the first block of a pair
-  const int rank = paired ? cluster_rank() : 0, first_chain = rank * a.chains;
-  const int sharer = paired ? blockIdx.x / 2 : blockIdx.x;
-  const int sharers = paired ? gridDim.x / 2 : gridDim.x;
+  // Slots of even number end in the first block of a pair, the others in the second.
+  constexpr int kBlocks = Paired ? 2 : 1;
+  const int rank = Paired ? cluster_rank() : 0, first_chain = rank * a.chains;
+  const int sharer = blockIdx.x / kBlocks, sharers = gridDim.x / kBlocks;
   const int first = a.tiles * sharer / sharers;  // launch() sees to it that this fits
   const int end = a.tiles * (sharer + 1) / sharers;
   if (w.turn != Turn::first) let_next_start();
@@ -235,9 +236,9 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
   ring.range = chain_range(w.k_tiles, w.chains, first_chain + chain);
   ring.tile = first + slot;
   if (lane < a.stages) init_barrier(ring.barriers + 8 * lane);
-  if (paired && lane == 0 && warp % slot_warps == 0) init_barrier(slot_sent);
+  if (Paired && lane == 0 && warp % slot_warps == 0) init_barrier(slot_sent);
   publish_barriers();
-  if (paired) cluster_arrive();
+  if (Paired) cluster_arrive();
   __syncwarp();
   if (ring.tile < end) ring.start_tile(w, pair);
   const int early = min(early_stages(L), a.stages);
@@ -298,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
         if (++ring.take == a.stages) ring.take = 0, ring.parity ^= 1;
       }
     }
-    if (paired && round == 0) cluster_wait();
+    if (Paired && round == 0) cluster_wait();
     if (count > 0) {  // no barrier of all threads within
       const auto slot_barrier = [&] {
         if (slot_warps == 1) {
@@ -307,20 +308,20 @@ __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
           asm volatile("bar.sync %0, %1;" ::"r"(1 + slot), "r"(32 * slot_warps) : "memory");
         }
       };
-      const bool ends_here = !paired || slot % 2 == rank;
-      float* sums = red + slot / a.blocks * a.blocks * slot_warps * NT * kRedStride;
+      const bool ends_here = !Paired || slot % 2 == rank;
+      float* sums = red + slot / kBlocks * kBlocks * slot_warps * NT * kRedStride;
       float* mine = sums + (pair * w.chains + first_chain + chain) * NT * kRedStride;
       put_sums<NT>(mine, acc, lane, ends_here ? -1 : 1 - rank, slot_sent);
       if (ends_here) {
-        if (paired && warp % slot_warps == 0) announce(slot_sent, slot_warps * NT * 16 * 4, lane);
+        if (Paired && warp % slot_warps == 0) announce(slot_sent, slot_warps * NT * 16 * 4, lane);
         slot_barrier();
-        if (paired) wait_sent(slot_sent, round % 2);
+        if (Paired) wait_sent(slot_sent, round % 2);
         finish<NT>(w, find_tile(w, tile, 0), sums, threadIdx.x - 32 * slot * slot_warps,
                    32 * slot_warps, token0);
         slot_barrier();
       }
     }
-    if (paired && round + 1 < rounds) cluster_barrier();
+    if (Paired && round + 1 < rounds) cluster_barrier();
   }
   if (w.turn == Turn::other) wait_for_inputs();
 }
@@ -363,7 +364,8 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   int bytes = 0;
   a.blocks = 1;
   fits = plan<L, NT>(a, device.shared_bytes, bytes);
-  if (device.wgmma && work.turn == Turn::only && work.chains > 1 && work.multiprocessors > 1) {
+  if (NT == 8 && device.wgmma && work.turn == Turn::only && work.chains > 1 &&
+      work.multiprocessors > 1) {
     StreamArgs pairs = a;  // each block stages half of the activations
     int pair_bytes = 0;
     pairs.blocks = 2;
@@ -374,13 +376,18 @@ cudaError_t launch(const Work& work, const DeviceLimits& device, cudaStream_t st
   // No two blocks on one multiprocessor: a launch that begins while others still run would put
   // them there and take twice as long.
   bytes = std::max(bytes, device.shared_bytes / 2 + 1024);
-  const cudaError_t error = cudaFuncSetAttribute(
-      stream_kernel<L, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error != cudaSuccess) return error;
-  const dim3 grid(a.blocks * std::min(work.multiprocessors / a.blocks, a.tiles),
-                  (work.rows + NT - 1) / NT);
-  // Weights may be fetched while the kernel before still runs.
-  return launch_clusters(stream_kernel<L, NT>, a.blocks, grid, kThreads, bytes, stream, a);
+  const auto launch = [&](auto kernel) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    const dim3 grid(a.blocks * std::min(work.multiprocessors / a.blocks, a.tiles),
+                    (work.rows + NT - 1) / NT);
+    // Weights may be fetched while the kernel before still runs.
+    return launch_clusters(kernel, a.blocks, grid, kThreads, bytes, stream, a);
+  };
+  if constexpr (NT == 8)
+    if (a.blocks == 2) return launch(stream_kernel<L, NT, true>);
+  return launch(stream_kernel<L, NT, false>);
 }
 
 }  // namespace stream_detail
