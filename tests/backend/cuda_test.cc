@@ -139,7 +139,7 @@ TEST_P(CudaRows, EqualThemselvesAlone) {
 INSTANTIATE_TEST_SUITE_P(
     Products, CudaRows,
     ::testing::Values(RowsOfProducts{4096, 4096, 13, {20, 64, 129, 160, 257, 300, 300, 300}},
-                    RowsOfProducts{14336, 6144, 1, {2, 5, 6, 7, 8, 8, 8, 9}}));
+                      RowsOfProducts{14336, 6144, 1, {2, 5, 6, 7, 8, 8, 8, 9}}));
 
 TEST_F(Cuda, EmbedReadsAnyRow) {
   Random random(72);

@@ -144,9 +144,10 @@ __device__ __forceinline__ unsigned in_cluster(unsigned address, int rank) {
 /// Four bytes on their way to a block's shared memory; `barrier` there completes when they are.
 __device__ __forceinline__ void send(unsigned to, float value, unsigned barrier) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
-               "r"(__float_as_uint(value)), "r"(barrier)
-               : "memory");
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+      "r"(__float_as_uint(value)), "r"(barrier)
+      : "memory");
 #endif
 }
 /// wait_full() for what another block sent.
@@ -163,8 +164,8 @@ __device__ __forceinline__ void wait_sent(unsigned barrier, unsigned parity) {
 
 // ---- host ----
 
-/// Launches a kernel that lets its successor start and waits for its inputs (see above), in clusters
-/// of so many blocks (1 on compute capability 8.x).
+/// Launches a kernel that lets its successor start and waits for its inputs (see above), in
+/// clusters of so many blocks (1 on compute capability 8.x).
 template <class... Parameters, class... Arguments>
 cudaError_t launch_clusters(void (*kernel)(Parameters...), int cluster, dim3 grid, dim3 block,
                             int shared_bytes, cudaStream_t stream, const Arguments&... arguments) {

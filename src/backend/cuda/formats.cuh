@@ -239,9 +239,9 @@ struct Codec<Layout::Q5M> : Codec32<true, true> {};
 /// Scales and mins of Q4_K, Q5_K and Q2_K: w = d (sc q) - dmin m. Rounding dmin m to a half would
 /// cost more than the final rounding, so an integer c near dmin m / d goes to the exact side:
 /// w = d (sc q - c) - (dmin m - d c), where sc q - c is exact and the rest is small. c is a
-/// multiple of 32, so that the bias 1024 sc + c is a half as well. The rest is made once, by pack():
-/// a group of both rows is two words, (sc, kNoMin - c / 32) of each row in bytes, then the two rests
-/// as they are added.
+/// multiple of 32, so that the bias 1024 sc + c is a half as well. The rest is made once, by
+/// pack(): a group of both rows is two words, (sc, kNoMin - c / 32) of each row in bytes, then the
+/// two rests as they are added.
 constexpr int kNoMin = 128;
 
 struct MinScale {

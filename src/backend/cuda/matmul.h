@@ -45,7 +45,7 @@ cudaError_t pack(PackedMatrix& matrix, const void* raw, int first_row, int n_row
 enum class Epilogue {
   F32,         // out[i] (float) = product
   F16,         // out[i] (half) = product
-  F32_ADD,     // out[i] (float) += product, the product summed in full first
+  F32_ADD,     // out[i] (float) += product, summed in full first; subnormals count as zero
   SWIGLU_F16,  // out[0] (half) = silu(weights[0] x) * (weights[1] x); both of one shape
 };
 

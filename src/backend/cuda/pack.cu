@@ -221,8 +221,8 @@ __device__ void pack_signed_scales(const Source& in, std::uint8_t* out, int lane
     }
   }
   if (c == 0)
-    *reinterpret_cast<unsigned*>(out + kScales + 16 * kGroups + 4 * r) =
-        d[0] | unsigned{d[1]} << 16;
+    *reinterpret_cast<unsigned*>(out + kScales + 16 * kGroups + 4 * r) = d[0] | unsigned{d[1]}
+                                                                                    << 16;
 }
 
 /// What stands for a group with a min: see MinScale.
@@ -263,8 +263,8 @@ __device__ void pack_min_groups(const Source& in, std::uint8_t* out, int lane) {
     }
   }
   if (c == 0)
-    *reinterpret_cast<unsigned*>(out + kScales + 64 * kGroups + 4 * r) =
-        d[0] | unsigned{d[1]} << 16;
+    *reinterpret_cast<unsigned*>(out + kScales + 64 * kGroups + 4 * r) = d[0] | unsigned{d[1]}
+                                                                                    << 16;
 }
 
 /// grid: (tiles of inputs, tiles of outputs); 128 threads, a warp to each subtile.

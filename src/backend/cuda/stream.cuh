@@ -203,8 +203,8 @@ __device__ __forceinline__ void put_sums(float* to, const float (&acc)[NT / 8][4
   }
 }
 
-/// grid: (blocks, or pairs of them, that share the tiles; groups of NT tokens). Paired: two blocks of
-/// a cluster; a choice at run time would cost one row 2 %.
+/// grid: (blocks, or pairs of them, that share the tiles; groups of NT tokens). Paired: two blocks
+/// of a cluster; a choice at run time would cost one row 2 %.
 template <Layout L, int NT, bool Paired>
 __global__ void __launch_bounds__(kThreads, NT <= 8 ? 2 : 1)
     stream_kernel(const __grid_constant__ StreamArgs a) {
@@ -333,9 +333,7 @@ bool plan(StreamArgs& a, int room, int& bytes) {
   const int longest = chain_range(a.work.k_tiles, a.work.chains, 0).count;
   constexpr int kGroup = group_of(L), kStage = kWarps * (stage_bytes(L) + 8);
   constexpr int kFewest = 2, kMost = std::max(2, ring_bytes(L) / stage_bytes(L));
-  const auto x_bytes = [&](int tiles) {
-    return a.chains * a.tokens * (tiles * tile_k(L) + 8) * 2;
-  };
+  const auto x_bytes = [&](int tiles) { return a.chains * a.tokens * (tiles * tile_k(L) + 8) * 2; };
   a.chains = a.work.chains / a.blocks;
   a.phases = 1;
   while (true) {

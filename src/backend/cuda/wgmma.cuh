@@ -296,10 +296,10 @@ __device__ __forceinline__ void write_quad(const WgmmaArgs& a, int pair, int qua
     if (w.epilogue == Epilogue::F32 || w.epilogue == Epilogue::F32_ADD) {
       float4* out = reinterpret_cast<float4*>(static_cast<float*>(m.out) + at);
       if (w.epilogue == Epilogue::F32_ADD)
-        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(
-                         __cvta_generic_to_global(out)),
-                     "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w)
-                     : "memory");
+        asm volatile(
+            "red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(out)),
+            "f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w)
+            : "memory");
       else
         *out = sum;
     } else {
