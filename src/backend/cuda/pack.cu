@@ -204,27 +204,6 @@ __device__ void pack_scales32(const Source& in, std::uint8_t* out, int lane) {
   if (kMin)
     *reinterpret_cast<unsigned*>(out + kScales + 64 + 8 * r + 4 * g) = m[0] | unsigned{m[1]} << 16;
 }
-/// d and the signed scales of groups, biased by 128.
-template <Type T>
-__device__ void pack_signed_scales(const Source& in, std::uint8_t* out, int lane) {
-  constexpr Layout kLayout = layout_of(T);
-  constexpr int kGroups = kLayout == Layout::K6 ? 16 : 8, kPerPart = kGroups / 4;
-  constexpr int kScales = subtile_bytes(kLayout) - 16 * kGroups - 32;
-  const int r = lane / 4, c = lane % 4;
-  std::uint16_t d[2] = {};
-  for (int i = 0; i < 2; ++i) {
-    const std::uint8_t* b = in.has(i, 0) ? block_of<T>(in.row[i], in.k0) : nullptr;
-    if (b != nullptr) d[i] = block_scale<T>(b);
-    for (int g = c; g < kGroups; g += 4) {
-      std::uint8_t* at = out + kScales + 2 * (kPerPart * (8 * (g / kPerPart) + r) + g % kPerPart);
-      at[i] = b != nullptr ? static_cast<std::uint8_t>(group_scale<T>(b, g).scale) : 0;
-    }
-  }
-  if (c == 0)
-    *reinterpret_cast<unsigned*>(out + kScales + 16 * kGroups + 4 * r) = d[0] | unsigned{d[1]}
-                                                                                    << 16;
-}
-
 /// What stands for a group with a min: see MinScale.
 struct MinGroup {
   std::uint8_t scale, minus_c;
@@ -242,29 +221,37 @@ __device__ MinGroup min_group(__half d, __half dmin, ScaleMinByte s) {
   return {static_cast<std::uint8_t>(s.scale),
           static_cast<std::uint8_t>(kNoMin - __half2int_rn(c) / 32), __half_as_ushort(rest)};
 }
+/// d, and of each group the signed scale, biased by 128, or a MinGroup.
 template <Type T>
-__device__ void pack_min_groups(const Source& in, std::uint8_t* out, int lane) {
+__device__ void pack_groups(const Source& in, std::uint8_t* out, int lane) {
   constexpr Layout kLayout = layout_of(T);
-  constexpr int kGroups = kLayout == Layout::K2 ? 16 : 8, kPerPart = kGroups / 4;
-  constexpr int kScales = subtile_bytes(kLayout) - 64 * kGroups - 32;
+  constexpr bool kMin = kLayout == Layout::K4 || kLayout == Layout::K5 || kLayout == Layout::K2;
+  constexpr int kGroups = kLayout == Layout::K6 || kLayout == Layout::K2 ? 16 : 8;
+  constexpr int kPerPart = kGroups / 4, kBytes = kMin ? 8 : 2;  // of a group of both rows
+  constexpr int kScales = subtile_bytes(kLayout) - 8 * kBytes * kGroups - 32;
   const int r = lane / 4, c = lane % 4;
   std::uint16_t d[2] = {};
   for (int i = 0; i < 2; ++i) {
     const std::uint8_t* b = in.has(i, 0) ? block_of<T>(in.row[i], in.k0) : nullptr;
     if (b != nullptr) d[i] = block_scale<T>(b);
     for (int g = c; g < kGroups; g += 4) {
-      const MinGroup packed =
-          b != nullptr ? min_group(__ushort_as_half(d[i]), __ushort_as_half(block_min<T>(b)),
-                                   group_scale<T>(b, g))
-                       : MinGroup{0, kNoMin, 0};
-      std::uint8_t* at = out + kScales + 8 * (kPerPart * (8 * (g / kPerPart) + r) + g % kPerPart);
-      at[2 * i] = packed.scale, at[2 * i + 1] = packed.minus_c;
-      *reinterpret_cast<std::uint16_t*>(at + 4 + 2 * i) = packed.rest;
+      std::uint8_t* at =
+          out + kScales + kBytes * (kPerPart * (8 * (g / kPerPart) + r) + g % kPerPart);
+      if constexpr (kMin) {
+        const MinGroup packed =
+            b != nullptr ? min_group(__ushort_as_half(d[i]), __ushort_as_half(block_min<T>(b)),
+                                     group_scale<T>(b, g))
+                         : MinGroup{0, kNoMin, 0};
+        at[2 * i] = packed.scale, at[2 * i + 1] = packed.minus_c;
+        *reinterpret_cast<std::uint16_t*>(at + 4 + 2 * i) = packed.rest;
+      } else {
+        at[i] = b != nullptr ? static_cast<std::uint8_t>(group_scale<T>(b, g).scale) : 0;
+      }
     }
   }
-  if (c == 0)
-    *reinterpret_cast<unsigned*>(out + kScales + 64 * kGroups + 4 * r) = d[0] | unsigned{d[1]}
-                                                                                    << 16;
+  if (c != 0) return;
+  *reinterpret_cast<unsigned*>(out + kScales + 8 * kBytes * kGroups + 4 * r) = d[0] | unsigned{d[1]}
+                                                                                          << 16;
 }
 
 /// grid: (tiles of inputs, tiles of outputs); 128 threads, a warp to each subtile.
@@ -291,10 +278,8 @@ __global__ void __launch_bounds__(128)
     } else {
       pack_nibbles<T>(in, out, lane);
     }
-    if constexpr (kLayout == Layout::K6 || kLayout == Layout::K8) {
-      pack_signed_scales<T>(in, out, lane);
-    } else if constexpr (is_k(kLayout)) {
-      pack_min_groups<T>(in, out, lane);
+    if constexpr (is_k(kLayout)) {
+      pack_groups<T>(in, out, lane);
     } else {
       pack_scales32<T>(in, out, lane);
     }
