@@ -34,6 +34,8 @@ struct TwoSequences {
     batch.block_table = {5, 2, 0};
     batch.sequences.resize(2);
     batch.sequences[0].n_rows = batch.sequences[1].n_rows = 1;
+    batch.sequences[0].kv_length = 40;
+    batch.sequences[1].kv_length = 3;
     batch.sequences[1].first_row = 1;
     batch.sequences[1].first_page = 2;
   }
@@ -97,6 +99,7 @@ TEST(KvAhead, NothingIsAskedForThatTheCacheWouldNotKeepUntilItsUse) {
   const std::int64_t page = kKeyPage + kValuePage;
   const auto pages = static_cast<std::int32_t>(kCache / page);
   longer.batch.positions[1] = 32 * pages - 1;
+  longer.batch.sequences[1].kv_length = 32 * pages;
   longer.batch.block_table.resize(static_cast<std::size_t>(pages) + 2, 1);
   ahead.create(small_layout(pages), nullptr, nullptr);
   ahead.attention_done(0, longer.batch);

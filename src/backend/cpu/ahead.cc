@@ -47,9 +47,7 @@ void KvAhead::attention_done(std::int32_t layer, const Batch& batch) {
   stretches_.clear();
   std::int64_t left = layer + 1 < layout_.layers ? most_bytes_ : 0;
   for (const BatchSequence& s : batch.sequences) {
-    const std::int32_t keys =
-        batch.positions[static_cast<std::size_t>(s.first_row + s.n_rows - 1)] + 1;
-    for (std::int32_t i = 0; i * layout_.page_size < keys && left > 0; ++i) {
+    for (std::int32_t i = 0; i * layout_.page_size < s.kv_length && left > 0; ++i) {
       const std::int64_t page = std::int64_t{layer + 1} * layout_.pages +
                                 batch.block_table[static_cast<std::size_t>(s.first_page + i)];
       stretches_.push_back({keys_ + page * key_page_bytes_, keys_ + (page + 1) * key_page_bytes_});
