@@ -47,22 +47,23 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run_job(const Job& job) {
-  if (threads() == 1 || job.chunks <= 1) {
-    for (int chunk = 0; chunk < job.chunks; ++chunk) job.call(job.context, chunk, 0);
-    return;
-  }
-  job_ = job;
-  left_.store(job.chunks, std::memory_order_relaxed);
-  for (int t = 0; t < threads(); ++t) {
-    const auto first = static_cast<std::uint64_t>(first_chunk(job.chunks, t));
-    const auto end = static_cast<std::uint64_t>(first_chunk(job.chunks, t + 1));
-    tickets_[static_cast<std::size_t>(t)].next.store(end << 32 | first, std::memory_order_release);
-  }
+/// How often at most `grain` chunks are taken until the share of `owner` is used up.
+int ThreadPool::takes(int owner) const {
+  const int share = first_chunk(job_.chunks, owner + 1) - first_chunk(job_.chunks, owner);
+  return (share + job_.grain - 1) / job_.grain;
+}
+
+void ThreadPool::run_job() {
+  int left = 0;
+  for (int t = 0; t < threads(); ++t) left += takes(t);
+  left_.store(left, std::memory_order_relaxed);
+  for (int t = 0; t < threads(); ++t)
+    tickets_[static_cast<std::size_t>(t)].next.store(static_cast<std::uint64_t>(takes(t)) << 32,
+                                                     std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_chunks(0);
-  for (int left = left_.load(std::memory_order_acquire); left != 0;
+  for (left = left_.load(std::memory_order_acquire); left != 0;
        left = left_.load(std::memory_order_acquire))
     wait_while(left_, left, 0);
 }
@@ -81,7 +82,9 @@ int ThreadPool::take_from(int owner, int thread) {
     const std::uint64_t ticket = tickets.next.fetch_add(1, std::memory_order_acq_rel);
     const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
     if (next >= end) return done;
-    job_.call(job_.context, next, thread);
+    const int first = first_chunk(job_.chunks, owner) + next * job_.grain;
+    job_.call(job_.body, first,
+              std::min(first + job_.grain, first_chunk(job_.chunks, owner + 1)), thread);
   }
 }
 
@@ -91,6 +94,10 @@ void ThreadPool::work(int thread) {
     wait_while(generation_, seen, thread);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_acquire)) return;
+    // All of a new job at once, not line after line.
+    __builtin_prefetch(&tickets_[static_cast<std::size_t>(thread)], 1);
+    for (std::size_t at = 0; at < sizeof job_; at += 64)
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(&job_) + at);
     take_chunks(thread);
   }
 }

@@ -29,6 +29,28 @@ TEST(ThreadPool, EveryChunkRunsOnceOnAKnownThread) {
   }
 }
 
+TEST(ThreadPool, NeighbouringChunksAreTakenUpToAGrainAtATime) {
+  for (const int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    for (const int chunks : {0, 1, 5, 8, 1001})
+      for (const int grain : {1, 2, 7, 2000}) {
+        SCOPED_TRACE(std::to_string(threads) + " threads, " + std::to_string(chunks) +
+                     " chunks, grain " + std::to_string(grain));
+        std::vector<std::atomic<int>> runs(static_cast<std::size_t>(chunks));
+        std::atomic<bool> ok{true};
+        pool.run(chunks, grain, [&](int first, int end, int) {
+          int owner = 0;  // no take spans two threads' shares
+          while (owner + 1 < threads && first >= pool.first_chunk(chunks, owner + 1)) ++owner;
+          if (end <= first || end - first > grain || end > chunks) ok = false;
+          if (threads > 1 && chunks > 1 && end > pool.first_chunk(chunks, owner + 1)) ok = false;
+          for (int i = first; i < end; ++i) runs[static_cast<std::size_t>(i)].fetch_add(1);
+        });
+        EXPECT_TRUE(ok);
+        for (const auto& n : runs) ASSERT_EQ(n.load(), 1);
+      }
+  }
+}
+
 // Plain memory written by one job is read by the next: the hand-over must order it.
 TEST(ThreadPool, JobsFollowOneAnother) {
   ThreadPool pool(4);
