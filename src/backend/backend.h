@@ -49,6 +49,8 @@ struct MatrixSource {
 /// A matrix a backend owns; valid as long as the backend.
 struct MatrixId {
   std::int32_t index = -1;
+
+  friend bool operator==(MatrixId, MatrixId) = default;
 };
 
 /// The paged pool of keys and values, and the bytes one token takes in it.
@@ -128,6 +130,9 @@ struct RmsNormArgs {
   // [rows of x][columns], where norm_adds(), or null: of x + add, which then stands in x (not with
   // of_logit_rows: there x stays).
   const float* add = nullptr;
+  // Only the matmul that comes next reads out, and none of its outputs is x: a backend may leave
+  // the norm to that.
+  bool for_next_matmul = false;
 };
 enum class Epilogue {
   store,   // out[i] = products, f32

@@ -83,8 +83,8 @@ int ThreadPool::take_from(int owner, int thread) {
     const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
     if (next >= end) return done;
     const int first = first_chunk(job_.chunks, owner) + next * job_.grain;
-    job_.call(job_.body, first,
-              std::min(first + job_.grain, first_chunk(job_.chunks, owner + 1)), thread);
+    job_.call(job_.body, first, std::min(first + job_.grain, first_chunk(job_.chunks, owner + 1)),
+              thread);
   }
 }
 

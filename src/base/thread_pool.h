@@ -32,11 +32,11 @@ class ThreadPool {
   int threads() const { return static_cast<int>(tickets_.size()); }
 
   /// Calls body(first, end, thread) for neighbouring chunks, at most `grain` at a time, until each
-  /// chunk in [0, chunks) had its turn, and returns when all are done. A thread begins with its share
-  /// of the chunks, in ascending order, and goes on with what is left of the others'. Allocates
-  /// nothing. The body must not throw or call run(). Threads may stand behind different caches, where
-  /// every line that one wrote and another reads is fetched from afar: a body that holds what it
-  /// needs by value is handed over in one go.
+  /// chunk in [0, chunks) had its turn, and returns when all are done. A thread begins with its
+  /// share of the chunks, in ascending order, and goes on with what is left of the others'.
+  /// Allocates nothing. The body must not throw or call run(). Threads may stand behind different
+  /// caches, where every line that one wrote and another reads is fetched from afar: a body that
+  /// holds what it needs by value is handed over in one go.
   template <class Body>
   void run(int chunks, int grain, const Body& body) {
     static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= kBodyBytes,

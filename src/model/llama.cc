@@ -27,7 +27,7 @@ void Model::process_layer(std::int32_t layer, const StepRows& step) {
   };
   const auto norm = [&](const float* weight, const float* add) {
     device.rms_norm({s.x, weight, s.normed, rows, c.hidden, c.rms_epsilon, /*of_logit_rows=*/false,
-                     /*f32_out=*/false, add});
+                     /*f32_out=*/false, add, /*for_next_matmul=*/true});
   };
 
   // Attention: x += Wo attend(rope(Wq n), rope(Wk n), Wv n), n = norm(x)
@@ -50,7 +50,8 @@ const float* Model::output(const StepRows& step) {
   const std::int32_t rows = step.logits;
   if (rows == 0) return work_.logits;  // a chunk of a prompt: nobody asked
   backend_->rms_norm({work_.x, weights_.output_norm, work_.gathered, rows, c.hidden, c.rms_epsilon,
-                      /*of_logit_rows=*/true, /*f32_out=*/false, work_.delta});
+                      /*of_logit_rows=*/true, /*f32_out=*/false, work_.delta,
+                      /*for_next_matmul=*/true});
   backend_->matmul({work_.gathered, rows, 1, {weights_.output}, {work_.logits}});
   return work_.logits;
 }

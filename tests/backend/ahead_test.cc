@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "backend/cpu/pack.h"
@@ -44,8 +46,8 @@ struct TwoSequences {
 std::vector<Stretch> stretches_of(KvAhead& ahead, int threads) {
   std::vector<Stretch> stretches;
   for (int t = 0; t < threads; ++t) {
-    const Fetch* f = ahead.fetch(t);
-    if (f == nullptr) continue;
+    if (ahead.fetches() == nullptr) continue;
+    const Fetch* f = &ahead.fetches()[t].fetch;
     EXPECT_EQ(f->at, f->end);
     stretches.insert(stretches.end(), f->next, f->last);
   }
@@ -60,7 +62,7 @@ TEST(KvAhead, ThePagesOfTheNextLayerAreSharedOutInOrder) {
     KvAhead ahead(threads, kCache);
     ahead.create(small_layout(7), keys, values);
     ahead.product_begins(1000);
-    EXPECT_EQ(ahead.fetch(0), nullptr);  // nothing is known yet
+    EXPECT_EQ(ahead.fetches(), nullptr);  // nothing is known yet
     ahead.attention_done(0, two.batch);
     ahead.product_begins(1000);
     const std::vector<Stretch> stretches = stretches_of(ahead, threads);
@@ -75,7 +77,7 @@ TEST(KvAhead, ThePagesOfTheNextLayerAreSharedOutInOrder) {
     }
     ahead.attention_done(2, two.batch);  // the last layer: none comes behind it
     ahead.product_begins(1000);
-    EXPECT_EQ(ahead.fetch(0), nullptr);
+    EXPECT_EQ(ahead.fetches(), nullptr);
   }
 }
 
@@ -86,13 +88,13 @@ TEST(KvAhead, NothingIsAskedForThatTheCacheWouldNotKeepUntilItsUse) {
   ahead.product_begins(kCache);  // between two attentions: four times what may lie between
   ahead.attention_done(0, two.batch);
   ahead.product_begins(kCache * 3 / 4 - 1);
-  EXPECT_EQ(ahead.fetch(0), nullptr);
+  EXPECT_EQ(ahead.fetches(), nullptr);
   ahead.product_begins(1);  // kCache / 4 + 1 left
-  EXPECT_EQ(ahead.fetch(0), nullptr);
+  EXPECT_EQ(ahead.fetches(), nullptr);
   ahead.product_begins(kCache / 4);  // kCache / 4 left
-  EXPECT_NE(ahead.fetch(0), nullptr);
+  EXPECT_NE(ahead.fetches(), nullptr);
   ahead.create(small_layout(7), nullptr, nullptr);
-  EXPECT_EQ(ahead.fetch(0), nullptr);
+  EXPECT_EQ(ahead.fetches(), nullptr);
 
   // Half of the cache at most, however long the sequences are.
   TwoSequences longer;
@@ -164,14 +166,15 @@ TEST(Fetch, ProductsOfManyRowsGoThroughItsRunsAndEndWithThem) {
           table->fused[type][size]({panels.get(), bytes, 0, 2, kColumns,
                                     reinterpret_cast<const float*>(x.get()),
                                     reinterpret_cast<const float*>(x.get()),
-                                    reinterpret_cast<float*>(out.get()), 32, false, f});
+                                    reinterpret_cast<float*>(out.get()), 32, false, nullptr, f});
         });
-        if (kFusedSizes[size] < kPackedFused) {
+        if (kFusedSizes[size] < kFetchRows) {
           EXPECT_EQ(counts.back(), 0);
-        } else {
-          EXPECT_EQ(counts.front(), 1);
-          EXPECT_EQ(counts.back(), 4);
+          continue;
         }
+        const int lines = kFusedSizes[size] * 2 * 12 / 16;  // per 32 inputs of two panels, or more
+        EXPECT_EQ(counts.front(), 1);
+        EXPECT_GE(counts.back(), std::min(4, 40 * kColumns / 32 * lines / 1024));
       }
       const std::int32_t group = info.group == 0 ? kChunk : info.group;
       const auto unpacked = zeros(2 * sizeof(UnpackedPanel));
@@ -186,6 +189,143 @@ TEST(Fetch, ProductsOfManyRowsGoThroughItsRunsAndEndWithThem) {
       EXPECT_EQ(counts.front(), 1);
       EXPECT_EQ(counts.back(), std::min(4, (40 * kChunk / 32 - 1) / each + 1));
     }
+}
+
+TEST(Fetch, ProductsOfAnyNumberOfRowsAskForAsMuchOfTheWeightsAheadAsTheyRead) {
+  constexpr std::int32_t kColumns = 512, kPanels = 4;
+  const auto memory = zeros(1 << 20);
+  for (const KernelTable* table : tables())
+    for (const quant::TypeInfo& info : quant::kTypes) {
+      SCOPED_TRACE(std::string(to_string(table->isa)) + " " + std::string(info.name));
+      const int type = type_index(info.type);
+      const std::int64_t bytes = panel_bytes(info.type, kColumns);
+      const auto panels = zeros(kPanels * bytes), x = zeros(kColumns * 16 * 4),
+                 out = zeros(16 * 16 * kPanels * 4);
+      const Stretch all = {memory.get(), memory.get() + (1 << 20)};
+      for (int size = 0; size < kFusedKinds; ++size) {
+        if (table->fused[type][size] == nullptr) continue;
+        Fetch f = {nullptr, nullptr, &all, &all + 1};
+        table->fused[type][size](
+            {panels.get(), bytes, 0, kPanels, kColumns, reinterpret_cast<const float*>(x.get()),
+             reinterpret_cast<const float*>(x.get()), reinterpret_cast<float*>(out.get()),
+             16 * kPanels, false, &f, nullptr});
+        EXPECT_EQ(f.at - memory.get(), kPanels * bytes) << kFusedSizes[size];
+      }
+    }
+}
+
+/// Matrices far from one another: of 6 panels (1 KiB each), of 10 (2 KiB), and two of 8 (1 KiB).
+struct FourMatrices {
+  const std::unique_ptr<std::byte, FreeArray> memory = zeros(1 << 20);
+  std::vector<Matrix> matrices = {{quant::Type::Q8_0, 96, 32, 6, 1024, memory.get()},
+                                  {quant::Type::Q8_0, 160, 32, 10, 2048, memory.get() + (1 << 18)},
+                                  {quant::Type::Q8_0, 128, 32, 8, 1024, memory.get() + (1 << 19)},
+                                  {quant::Type::Q8_0, 128, 32, 8, 1024, memory.get() + (3 << 18)}};
+  Product product(std::initializer_list<int> indices, bool paired = false) const {
+    Product p;
+    for (int i : indices) p.weights[p.n++] = {i};
+    p.paired = paired;
+    return p;
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> offsets(const Division& d, int first, int end,
+                                                             std::int64_t skip = 0,
+                                                             std::int64_t most = 1 << 30) const {
+    std::vector<Stretch> stretches;
+    d.stretches(first, end, skip, most, stretches);
+    std::vector<std::pair<std::int64_t, std::int64_t>> to;
+    for (const Stretch& s : stretches) to.emplace_back(s.at - memory.get(), s.end - memory.get());
+    return to;
+  }
+};
+using Offsets = std::vector<std::pair<std::int64_t, std::int64_t>>;
+constexpr std::int64_t kSecond = 1 << 18, kThird = 1 << 19, kFourth = 3 << 18;
+
+TEST(Division, ChunksOfOneMatrixAfterTheOtherOrOfAllAtOnce) {
+  const FourMatrices four;
+  const Division one(four.product({0, 1}), four.matrices.data(), 1, 4);  // 16 panels: by two
+  EXPECT_EQ(one.chunks, 8);
+  EXPECT_EQ(one.run(2, 8).weight, 0);
+  EXPECT_EQ(one.run(2, 8).first, 4);
+  EXPECT_EQ(one.run(0, 8).count, 6);  // no further than its matrix
+  EXPECT_EQ(one.run(3, 5).weight, 1);
+  EXPECT_EQ(one.run(3, 5).weights, 1);
+  EXPECT_EQ(one.run(3, 5).first, 0);
+  EXPECT_EQ(one.run(3, 5).count, 4);
+  EXPECT_EQ(one.run(7, 8).first, 8);
+  EXPECT_EQ(one.run(7, 8).count, 2);
+  EXPECT_EQ(one.begin(4), four.memory.get() + kSecond + 2 * 2048);
+  EXPECT_EQ(four.offsets(one, 1, 5), (Offsets{{2048, 6144}, {kSecond, kSecond + 8192}}));
+  EXPECT_EQ(four.offsets(one, 1, 5, 5000, 100), (Offsets{{kSecond + 904, kSecond + 1004}}));
+  EXPECT_EQ(four.offsets(one, 1, 5, 4000), (Offsets{{6048, 6144}, {kSecond, kSecond + 8192}}));
+  EXPECT_EQ(four.offsets(one, 5, 5), Offsets{});
+
+  const Division both(four.product({2, 3}, true), four.matrices.data(), 1, 4);
+  EXPECT_EQ(both.chunks, 4);
+  EXPECT_EQ(both.run(3, 4).weights, 2);
+  EXPECT_EQ(both.run(3, 4).first, 6);
+  EXPECT_EQ(four.offsets(both, 1, 3),
+            (Offsets{{kThird + 2048, kThird + 6144},  // a grain of two chunks
+                     {kFourth + 2048, kFourth + 6144}}));
+  EXPECT_EQ(four.offsets(both, 1, 4), (Offsets{{kThird + 2048, kThird + 6144},
+                                               {kFourth + 2048, kFourth + 6144},
+                                               {kThird + 6144, kThird + 8192},
+                                               {kFourth + 6144, kFourth + 8192}}));
+  const Division none({}, four.matrices.data(), 2, 4);  // of a product not known yet
+  EXPECT_EQ(none.chunks, 0);
+  EXPECT_EQ(four.offsets(none, 0, 0), Offsets{});
+}
+
+TEST(WeightsAhead, AThreadReadsItsSharesAsOneRunOfMemory) {
+  const FourMatrices four;
+  const Division now(four.product({0, 1}), four.matrices.data(), 2, 4);
+  const Division next(four.product({2}), four.matrices.data(), 2, 4);
+  const auto left = [&](WeightsAhead& ahead) {
+    Offsets to;
+    const Fetch& f = *ahead.fetch(1);
+    if (f.at < f.end) to.emplace_back(f.at - four.memory.get(), f.end - four.memory.get());
+    for (const Stretch* s = f.next; s < f.last; ++s)
+      to.emplace_back(s->at - four.memory.get(), s->end - four.memory.get());
+    return to;
+  };
+  WeightsAhead ahead(2);
+  for (int i = 0; i < 10; ++i) ahead.ask(1);  // before the first product: there is nothing
+  EXPECT_EQ(ahead.fetch(1)->next, ahead.fetch(1)->last);
+  EXPECT_TRUE(ahead.is_new(1, 7));
+  EXPECT_FALSE(ahead.is_new(1, 7));
+  EXPECT_TRUE(ahead.is_new(0, 7));
+  ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
+  // Nothing was asked for before: the first 8 KiB are read before they could come.
+  EXPECT_EQ(left(ahead),
+            (Offsets{{kSecond + 12288, kSecond + 20480}, {kThird + 4096, kThird + 8192}}));
+  // While it waits its share has been read: what comes next is asked for, eight lines at a time.
+  ahead.ask(1);
+  ahead.ask(1);
+  EXPECT_EQ(left(ahead), (Offsets{{kThird + 5120, kThird + 8192}}));
+  // What is asked for is not asked for again, if it is still kept and the product the one expected.
+  ahead.begin(1, {next, 2, 4}, {now, 4, 8}, true);
+  EXPECT_EQ(left(ahead),
+            (Offsets{{kThird + 5120, kThird + 8192}, {kSecond + 4096, kSecond + 20480}}));
+  for (int i = 0; i < 5; ++i) ahead.ask(1);
+  EXPECT_EQ(left(ahead), (Offsets{{kSecond + 6656, kSecond + 20480}}));
+  ahead.begin(1, {now, 4, 8}, {next, 2, 4}, false);
+  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 12288, kSecond + 20480}));
+  ahead.ask(1);
+  ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
+  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 12288, kSecond + 20480}));
+  ahead.begin(1, {next, 2, 4}, {now, 4, 8}, true);
+  for (int i = 0; i < 100; ++i) ahead.ask(1);
+  EXPECT_EQ(left(ahead), Offsets{});
+  ahead.begin(1, {now, 4, 8}, {next, 0, 0}, true);  // all asked for, and nothing known behind it
+  EXPECT_EQ(left(ahead), Offsets{});
+  ahead.ask(1);
+  EXPECT_EQ(left(ahead), Offsets{});
+  EXPECT_EQ(ahead.fetch(0)->next, ahead.fetch(0)->last);  // the other thread's are its own
+
+  // Of what comes next no more than a part of the cache.
+  std::vector<Matrix> large = {{quant::Type::Q8_0, 1024, 32, 64, 1 << 14, four.memory.get()}};
+  const Division all(four.product({0}), large.data(), 1, 4);
+  ahead.begin(1, {now, 4, 8}, {all, 0, all.chunks}, true);
+  EXPECT_EQ(left(ahead).back(), (std::pair{std::int64_t{0}, WeightsAhead::kMostBytes}));
 }
 
 }  // namespace

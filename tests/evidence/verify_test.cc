@@ -39,7 +39,9 @@ class FaultyBackend : public herd::test::SamplingBackend {
     }
     return SamplingBackend::begin_step(batch);
   }
-  void rms_norm(const herd::RmsNormArgs& args) override {
+  void rms_norm(const herd::RmsNormArgs& call) override {
+    herd::RmsNormArgs args = call;
+    args.for_next_matmul = false;  // out is read, and written, here
     SamplingBackend::rms_norm(args);
     if (!active_ || !args.of_logit_rows) return;
     auto* out = static_cast<float*>(args.out);

@@ -1,31 +1,60 @@
 #include "backend/cpu/ahead.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 namespace herd::cpu {
 namespace {
 
-constexpr std::int64_t kWeightBytes = 128 << 10;  // per thread: a part of its own cache
-constexpr int kWeightLines = 8;                   // at a time
+constexpr int kWeightLines = 8;  // at a time
 
 }  // namespace
 
-void WeightsAhead::set(const std::byte* data, std::int64_t bytes) {
-  bytes_.store(bytes, std::memory_order_relaxed);
-  data_.store(data, std::memory_order_relaxed);
+WeightsAhead::WeightsAhead(int threads) : threads_(static_cast<std::size_t>(threads)) {
+  for (Progress& p : threads_) p.stretches.reserve(1024);
+}
+
+bool WeightsAhead::is_new(int thread, std::uint64_t product) {
+  return std::exchange(threads_[static_cast<std::size_t>(thread)].product, product) != product;
+}
+
+std::int64_t WeightsAhead::asked_of_next(const Progress& p) {
+  const Stretch* from = p.stretches.data() + p.share;
+  if (p.fetch.next <= from) return 0;
+  std::int64_t asked = 0;
+  for (const Stretch* s = from; s < p.fetch.next; ++s) asked += s->end - s->at;
+  return asked - std::max<std::int64_t>(0, p.fetch.end - p.fetch.at);
+}
+
+void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool kept) {
+  Progress& p = threads_[static_cast<std::size_t>(thread)];
+  const bool expected = kept && share.division.begin(share.first) == p.next_begin;
+  // It begins to read at once: asking for the very next lines would be too late.
+  const std::int64_t skip = expected ? asked_of_next(p) : kLeastBytes;
+  p.stretches.clear();
+  share.division.stretches(share.first, share.end, skip, std::numeric_limits<std::int64_t>::max(),
+                           p.stretches);
+  p.share = p.stretches.size();
+  next.division.stretches(next.first, next.end, 0, kMostBytes, p.stretches);
+  p.next_begin = next.first < next.end ? next.division.begin(next.first) : nullptr;
+  p.fetch = {nullptr, nullptr, p.stretches.data(), p.stretches.data() + p.stretches.size()};
 }
 
 void WeightsAhead::ask(int thread) {
-  const std::byte* data = data_.load(std::memory_order_relaxed);
-  Progress& progress = threads_[static_cast<std::size_t>(thread)];
-  if (progress.data != data) progress = {data, 0};
-  if (data == nullptr || progress.at >= kWeightBytes) return;
-  const std::int64_t bytes = bytes_.load(std::memory_order_relaxed);
-  const auto threads = static_cast<std::int64_t>(threads_.size());
-  const std::int64_t at = bytes / threads * thread / 64 * 64 + progress.at;
-  if (at < bytes)
-    for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(data + at + line * 64, 0, 2);
-  progress.at += kWeightLines * 64;
+  Progress& p = threads_[static_cast<std::size_t>(thread)];
+  Fetch& f = p.fetch;
+  const Stretch *from = p.stretches.data() + p.share,
+                *last = p.stretches.data() + p.stretches.size();
+  if (f.next <= from) f = {nullptr, nullptr, from, last};  // its share has been read
+  if (f.at >= f.end) {
+    if (f.next == f.last) return;
+    f.at = f.next->at;
+    f.end = f.next->end;
+    ++f.next;
+  }
+  for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(f.at + line * 64, 0, 2);
+  f.at += kWeightLines * 64;
 }
 
 void KvAhead::create(const KvLayout& layout, const std::byte* keys, const std::byte* values) {

@@ -3,34 +3,53 @@
 // changes a result, and asking for a wrong address does no harm.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/division.h"
 #include "backend/cpu/table.h"
 
 namespace herd::cpu {
 
-/// Products of few rows are bound by reading weights: what a thread that waits asks for is its
-/// share of the matrix that comes next.
+/// Products of few rows are bound by reading weights. A thread reads its shares of them one product
+/// after another, as if they were one run of memory, and asks for what stands a part of its own
+/// cache further on: in its kernels for as many bytes as they read, so that it stays as far ahead,
+/// and for more while it waits. Threads may call at the same time, each for itself.
 class WeightsAhead {
  public:
-  explicit WeightsAhead(int threads) : threads_(static_cast<std::size_t>(threads)) {}
+  static constexpr std::int64_t kMostBytes = 128 << 10;  // ahead of what is read
+  static constexpr std::int64_t kLeastBytes = 8 << 10;   // where nothing was asked for before
 
-  /// `data` [bytes] comes next; null for nothing. Safe beside ask().
-  void set(const std::byte* data, std::int64_t bytes);
-  /// A few lines more of this thread's share, up to a part of its own cache.
+  /// Chunks [first, end) of a product; none if it is not known.
+  struct Share {
+    const Division& division;
+    int first, end;
+  };
+
+  explicit WeightsAhead(int threads);
+
+  /// Whether `thread` comes to this product for the first time; then it calls begin().
+  bool is_new(int thread, std::uint64_t product);
+  /// `share` is what the thread reads now, `next` what it will read after that. `kept`: what was
+  /// asked for is still in its cache. Allocates only for longer shares than ever before.
+  void begin(int thread, const Share& share, const Share& next, bool kept);
+  /// For kernels of the product it has begun.
+  Fetch* fetch(int thread) { return &threads_[static_cast<std::size_t>(thread)].fetch; }
+  /// A few lines more of what comes next.
   void ask(int thread);
 
  private:
   struct alignas(64) Progress {
-    const std::byte* data = nullptr;
-    std::int64_t at = 0;
+    Fetch fetch = {};
+    std::uint64_t product = 0;
+    std::vector<Stretch> stretches;         // of the share, then of what comes next
+    std::size_t share = 0;                  // stretches of it
+    const std::byte* next_begin = nullptr;  // of the chunks that come next
   };
-  std::atomic<const std::byte*> data_{nullptr};  // need not agree with bytes_ while they change
-  std::atomic<std::int64_t> bytes_{0};
+  static std::int64_t asked_of_next(const Progress& p);
+
   std::vector<Progress> threads_;
 };
 
@@ -51,15 +70,13 @@ class KvAhead {
   void attention_done(std::int32_t layer, const Batch& batch);
   /// A product of matrices of `bytes` begins. REQUIRES: no thread holds a fetch().
   void product_begins(std::int64_t bytes);
-  /// What this thread's kernels should ask for on the way; null if nothing.
-  Fetch* fetch(int thread) {
-    return near_ ? &fetches_[static_cast<std::size_t>(thread)].fetch : nullptr;
-  }
-
- private:
   struct alignas(64) ThreadFetch {
     Fetch fetch = {};
   };
+  /// What each thread's kernels should ask for on the way, [threads]; null if nothing.
+  ThreadFetch* fetches() { return near_ ? fetches_.data() : nullptr; }
+
+ private:
   const std::int64_t most_bytes_;    // asked for a layer
   const std::int64_t most_between_;  // weights read between a request and its use
   KvLayout layout_;

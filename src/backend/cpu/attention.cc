@@ -27,22 +27,27 @@ void CpuBackend::attention(const AttentionArgs& args) {
   const std::int32_t per_row_tile = kv_.kv_heads * head_pieces;
 
   std::int32_t tasks = 0;
-  for (const BatchSequence& s : batch.sequences)
+  std::int64_t keys = 0;
+  for (const BatchSequence& s : batch.sequences) {
     tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
-  pool_.run(tasks, [&](int task, int thread) {
-    std::size_t i = 0;  // which sequence: few of them, so a walk is enough
-    std::int32_t left = task;
-    for (; left >= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile; ++i)
-      left -= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile;
-    const BatchSequence& s = batch.sequences[i];
-    // Later rows see more keys: start with them, so that no long task is left for the end.
-    const std::int32_t row_tile = pieces(s.n_rows, shape.rows) - 1 - left / per_row_tile;
-    const std::int32_t kv_head = left % per_row_tile / head_pieces;
-    const std::int32_t first_row = row_tile * shape.rows;
-    const std::int32_t first_head = left % head_pieces * shape.heads;
-    attention_tile(args, s, kv_head, first_row, std::min(shape.rows, s.n_rows - first_row),
-                   first_head, std::min(shape.heads, group - first_head), thread);
-  });
+    keys += s.kv_length;
+  }
+  attended_bytes_ = keys * kv_.kv_heads * (kv_.key_bytes() + kv_.value_bytes()) / pool_.threads();
+  pool_.run(
+      tasks, [this, args, &batch, shape, group, head_pieces, per_row_tile](int task, int thread) {
+        std::size_t i = 0;  // which sequence: few of them, so a walk is enough
+        std::int32_t left = task;
+        for (; left >= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile; ++i)
+          left -= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile;
+        const BatchSequence& s = batch.sequences[i];
+        // Later rows see more keys: start with them, so that no long task is left for the end.
+        const std::int32_t row_tile = pieces(s.n_rows, shape.rows) - 1 - left / per_row_tile;
+        const std::int32_t kv_head = left % per_row_tile / head_pieces;
+        const std::int32_t first_row = row_tile * shape.rows;
+        const std::int32_t first_head = left % head_pieces * shape.heads;
+        attention_tile(args, s, kv_head, first_row, std::min(shape.rows, s.n_rows - first_row),
+                       first_head, std::min(shape.heads, group - first_head), thread);
+      });
   kv_ahead_.attention_done(args.layer, batch);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <thread>
+#include <utility>
 
 namespace herd {
 namespace cpu {
@@ -51,10 +52,10 @@ const KernelTable& widest_table() {
 CpuBackend::CpuBackend(const KernelTable& table, int threads)
     : table_(table),
       weights_ahead_(threads),
-      kv_ahead_(threads, last_level_cache()),
       pool_(threads,
             {[](void* ahead, int thread) { static_cast<WeightsAhead*>(ahead)->ask(thread); },
-             &weights_ahead_}) {}
+             &weights_ahead_}),
+      kv_ahead_(threads, last_level_cache()) {}
 
 std::string CpuBackend::description() const {
   return fmt::format("cpu {}, {} thread{}", to_string(table_.isa), pool_.threads(),
@@ -116,9 +117,11 @@ Result<void*> CpuBackend::allocate(std::int64_t bytes) {
 }
 
 void CpuBackend::release_to(MemoryMark mark) {
-  weights_ahead_.set(nullptr, 0);
-  last_product_ = -1;
+  last_product_ = {};
   matrices_.resize(std::min(matrices_.size(), mark.matrices));
+  for (Matrix& m : matrices_)
+    for (std::int32_t i = 0; i < m.next.n; ++i)
+      if (static_cast<std::size_t>(m.next.weights[i].index) >= matrices_.size()) m.next = {};
   weights_.release_to(matrices_.size());
   while (buffers_.size() > mark.buffers) buffers_.pop_back();
 }
@@ -149,41 +152,56 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
   const std::int64_t row_block = std::min<std::int64_t>(max_rows, kRowBlock);
   Scratch s = {};
   if (max_rows > std::min(table_.fused_rows, kPackedFused - 1)) {
-    s.packed = std::int64_t{max_rows} * max_columns;
+    s.inputs = std::int64_t{max_rows} * max_columns;
     s.unpacked = table_.tile_panels * static_cast<std::int64_t>(sizeof(UnpackedPanel) / 4);
     s.totals = row_block * table_.tile_panels * kPanelRows;
   }
-  for (int i = 0; i < 2; ++i) s.sums[i] = std::int64_t{max_rows} * (max_columns / sums_[i].group);
+  for (int i = 0; i < kSumSizes; ++i)
+    s.sums[i] = std::int64_t{max_rows} * (max_columns / kSumGroups[i]);
   s.query = std::int64_t{kMaxTileRows} * kMaxHeadSize;
   s.scores = std::int64_t{table_.tile_rows} * ((max_context + 31) / 32 * 32);
+  s.own = std::min(kOwnInputs, std::int64_t{max_rows} * max_columns);
   return s;
 }
 
 std::int64_t CpuBackend::scratch_bytes(const StepLimits& limits) const {
   const Scratch s = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
-  return 4 * (s.packed + 2 * (s.sums[0] + s.sums[1]) +
-              pool_.threads() * (s.unpacked + s.totals + s.query + s.scores));
+  return 4 * (s.shared() + pool_.threads() * s.each());
 }
 
 Status CpuBackend::reserve_scratch(const StepLimits& limits) {
   const Scratch wanted = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
-  const std::int64_t each = wanted.unpacked + wanted.totals + wanted.query + wanted.scores;
-  packed_.reset(static_cast<float*>(allocate_aligned(4 * wanted.packed)));
+  const auto floats = [](std::int64_t n) { return static_cast<float*>(allocate_aligned(4 * n)); };
+  shared_scratch_.reset(floats(wanted.shared()));
   thread_scratch_.clear();
-  bool ok = packed_ != nullptr;
-  for (int i = 0; i < 2; ++i)
-    for (AlignedArray<float>* sums : {&sums_[i].rows, &sums_[i].packed}) {
-      sums->reset(static_cast<float*>(allocate_aligned(4 * wanted.sums[i])));
-      ok = ok && *sums != nullptr;
-    }
+  bool ok = shared_scratch_ != nullptr;
   for (int t = 0; t < pool_.threads(); ++t) {
-    thread_scratch_.emplace_back(static_cast<float*>(allocate_aligned(4 * each)));
+    thread_scratch_.emplace_back(floats(wanted.each()));
     ok = ok && thread_scratch_.back() != nullptr;
   }
   if (!ok)
     return {Code::resource_exhausted,
-            fmt::format("scratch: no memory for {} bytes", 4 * (wanted.packed + each))};
+            fmt::format("scratch: no memory for {} bytes", 4 * (wanted.shared() + wanted.each()))};
   scratch_ = wanted;
+  float* at = shared_scratch_.get();
+  const auto take = [&at](std::int64_t n) { return std::exchange(at, at + Scratch::whole(n)); };
+  shared_ = {};
+  shared_.packed = take(wanted.inputs);
+  for (int i = 0; i < kSumSizes; ++i) {
+    shared_.sums[i] = take(wanted.sums[i]);
+    shared_.packed_sums[i] = take(wanted.sums[i]);
+  }
+  own_.assign(thread_scratch_.size(), {});
+  for (std::size_t t = 0; t < own_.size(); ++t) {
+    Inputs& in = own_[t].in;
+    at = thread_scratch_[t].get() + wanted.each() - wanted.own_inputs();
+    in.normed = take(wanted.own);
+    in.packed = take(wanted.own);
+    for (int i = 0; i < kSumSizes; ++i) {
+      in.sums[i] = take(wanted.own / kSumGroups[i]);
+      in.packed_sums[i] = take(wanted.own / kSumGroups[i]);
+    }
+  }
   return {};
 }
 

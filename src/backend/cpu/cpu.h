@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/ahead.h"
 #include "backend/cpu/arena.h"
+#include "backend/cpu/division.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
 #include "base/memory.h"
@@ -24,17 +26,14 @@ struct FreeDeleter {
 template <class T>
 using AlignedArray = std::unique_ptr<T[], FreeDeleter>;
 
+inline constexpr int kSumGroups[] = {16, 32};  // inputs that weights with mins want the sums of
+inline constexpr int kSumSizes = static_cast<int>(std::size(kSumGroups));
+/// Up to here (128 KiB, with the packed ones a quarter of a second-level cache) inputs of few rows
+/// are prepared by every thread for itself.
+inline constexpr std::int64_t kOwnInputs = 32 << 10;
+
 /// Zeroed and 64-byte aligned, or null when memory is out.
 void* allocate_aligned(std::int64_t bytes);
-
-/// A matrix as panels; `panels` is even (the last ones may be padding).
-struct Matrix {
-  quant::Type type;
-  std::int32_t rows, columns, panels;
-  std::int64_t panel_bytes;
-  std::byte* data;
-  std::int32_t next = -1;  // the first matrix of the product that followed its own the last time
-};
 
 class CpuBackend final : public Backend {
  public:
@@ -77,38 +76,71 @@ class CpuBackend final : public Backend {
   void apply_attention(const ApplyAttentionArgs& args) override;
 
  private:
-  struct Scratch {          // floats, per thread unless said otherwise
-    std::int64_t packed;    // shared: inputs of a matmul, packed for the tiles
-    std::int64_t sums[2];   // shared: of groups of 16 and of 32 inputs, as rows and packed
-    std::int64_t unpacked;  // panels of one chunk
-    std::int64_t totals;    // outputs of one row block
-    std::int64_t query;     // attention's packed queries
-    std::int64_t scores;    // attention's scores
+  struct Scratch {                 // floats, per thread unless said otherwise
+    std::int64_t inputs;           // shared: inputs of a product, packed for its kernels
+    std::int64_t sums[kSumSizes];  // shared: of groups of inputs, as rows and packed
+    std::int64_t unpacked;         // panels of one chunk
+    std::int64_t totals;           // outputs of one row block
+    std::int64_t query;            // attention's packed queries
+    std::int64_t scores;           // attention's scores
+    std::int64_t own;              // inputs that a thread prepares for itself
+
+    static std::int64_t whole(std::int64_t n) { return (n + 15) / 16 * 16; }  // cache lines
+    std::int64_t shared() const {
+      std::int64_t n = whole(inputs);
+      for (std::int64_t each : sums) n += 2 * whole(each);
+      return n;
+    }
+    std::int64_t own_inputs() const {  // normed and packed, and their sums
+      std::int64_t n = 2 * whole(own);
+      for (int group : kSumGroups) n += 2 * whole(own / group);
+      return n;
+    }
+    std::int64_t each() const { return unpacked + totals + query + scores + own_inputs(); }
   };
   Scratch scratch_sizes(std::int32_t max_rows, std::int32_t max_columns,
                         std::int32_t max_context) const;
   const Matrix& matrix(MatrixId id) const { return matrices_[static_cast<std::size_t>(id.index)]; }
 
-  /// MatmulArgs without the epilogue.
-  struct ProductArgs {
-    const float* x;
-    std::int32_t rows;
-    std::int32_t n_weights;
-    MatrixId weights[3];
-    float* out[3];
-    bool add;
+  /// Inputs of a product as its kernels take them.
+  struct Inputs {
+    const float* x = nullptr;  // [rows][columns]
+    float* packed = nullptr;   // the same, packed for the kernels that take rows side by side
+    float *sums[kSumSizes] = {}, *packed_sums[kSumSizes] = {};  // [rows][columns / kSumGroups[i]]
+    float* normed = nullptr;                                    // [rows][columns] of a thread's own
   };
-  void look_ahead(const ProductArgs& args);
-  void rotate(float* x, std::int32_t heads, const RopeStoreArgs& args);
-  void store(const RopeStoreArgs& args);
-  void products(const ProductArgs& args);
-  void sum_inputs(const ProductArgs& args);
-  void pack_input(const ProductArgs& args, std::int32_t first, std::int32_t rows, std::int32_t k0,
-                  std::int32_t k1);
-  const float* sums_of(const Matrix& m, std::int32_t row, bool packed) const;
+  struct ProductArgs {
+    Product product;
+    std::int32_t rows, columns;
+    Inputs in;                  // shared
+    bool with_sums[kSumSizes];  // which of them are read
+    RmsNormArgs norm;           // still to be done, of what in.x stands for; x is null if none
+    float* out[kMostMatrices];
+    Epilogue epilogue;
+  };
+  /// All that threads share of a product of few rows, held by value: see ThreadPool::run.
+  struct FusedWork {
+    Division now, next;
+    std::uint64_t number;  // of the product
+    bool own_inputs;       // every thread prepares the inputs for itself
+    bool kept;             // weights asked for before are still in the threads' caches
+    ProductArgs args;
+    KvAhead::ThreadFetch* kv;
+  };
+  void rotate_row(float* x, std::int32_t heads, std::int64_t row, const RopeStoreArgs& args) const;
+  void store_row(std::int64_t row, const RopeStoreArgs& args) const;
+  void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
+  void learn_order(const Product& product);
+  void sum_row(const ProductArgs& args, const Inputs& in, std::int64_t row) const;
+  void pack_input(const ProductArgs& args, const Inputs& in, std::int32_t first, std::int32_t rows,
+                  std::int32_t k0, std::int32_t k1) const;
+  void prepare_own(const ProductArgs& args, int thread);
+  void prepare_shared(const ProductArgs& args, bool fused);
+  static const float* sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed);
   void matmul_fused(const ProductArgs& args);
+  void fused_begin(const FusedWork& work, int thread);
+  void fused_run(const FusedWork& work, const Division::Run& run, int thread);
   void matmul_tiled(const ProductArgs& args);
-  void pack_inputs(const ProductArgs& args, std::int32_t columns);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);
   void attention_tile(const AttentionArgs& args, const BatchSequence& sequence,
@@ -122,28 +154,32 @@ class CpuBackend final : public Backend {
 
   const KernelTable& table_;
   WeightsAhead weights_ahead_;  // the pool's threads ask it what to do while they wait
-  KvAhead kv_ahead_;
   ThreadPool pool_;
-  Counters counters_;
   std::vector<Matrix> matrices_;
-  std::int32_t last_product_ = -1;  // its first matrix
-  Arena weights_;                   // a piece for each matrix
+  Arena weights_;  // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
-  const Batch* batch_ = nullptr;  // of the step under way
   KvLayout kv_;
   Arena pool_memory_;
   std::byte *keys_ = nullptr, *values_ = nullptr;
 
   Scratch scratch_ = {};
-  AlignedArray<float> packed_;
-  struct InputSums {
-    std::int32_t group;
-    bool wanted;                       // by the product under way
-    AlignedArray<float> rows, packed;  // [rows][columns / group]; packed as the inputs are
+  AlignedArray<float> shared_scratch_;  // packed, sums, packed sums
+  Inputs shared_;
+  // Unpacked, totals, query, scores, own inputs, in a row.
+  std::vector<AlignedArray<float>> thread_scratch_;
+  struct alignas(64) OwnInputs {
+    Inputs in;
   };
-  InputSums sums_[2] = {{16, false, {}, {}}, {32, false, {}, {}}};
-  std::vector<AlignedArray<float>> thread_scratch_;  // unpacked, totals, query, scores in a row
+  std::vector<OwnInputs> own_;  // of each thread
+
+  // What every op writes, apart from what all threads read.
+  alignas(64) const Batch* batch_ = nullptr;  // of the step under way
+  KvAhead kv_ahead_;
+  Counters counters_;
+  Product last_product_;
+  std::int64_t attended_bytes_ = 0;  // keys and values that a thread has read since then
+  RmsNormArgs norm_ = {};            // left to the product that comes next; x is null if none
 };
 
 }  // namespace herd::cpu

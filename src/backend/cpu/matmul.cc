@@ -1,38 +1,17 @@
 // Sharing matrix products out between threads. Few rows: weights are decoded and used in registers.
 // More rows: panels are unpacked to floats once per block of rows and multiplied in tiles.
-#include <cstring>
+#include <utility>
 
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/for_each.h"
+#include "backend/cpu/tiles.h"
 
 namespace herd::cpu {
 namespace {
 
-constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
+/// Keys and values read beside which weights stay in the second-level cache of a thread's core.
+constexpr std::int64_t kKeptBeside = 512 << 10;
+constexpr std::int32_t kFusedChunk = 4, kTiledChunk = 64;  // panels, at most
 
-constexpr std::int32_t kReadAheadRows = 4;  // up to here a product is bound by reading
-
-/// Rows [first, first + rows) of tile `t` when n rows are split as evenly as tiles of `most` allow.
-struct TileRows {
-  std::int32_t first, rows;
-};
-TileRows tile_rows(std::int32_t n, std::int32_t most, std::int32_t t) {
-  const std::int32_t tiles = (n + most - 1) / most;
-  const std::int32_t first = static_cast<std::int32_t>(std::int64_t{n} * t / tiles);
-  return {first, static_cast<std::int32_t>(std::int64_t{n} * (t + 1) / tiles) - first};
-}
-std::int32_t tile_count(std::int32_t n, std::int32_t most) {
-  return (n + most - 1) / most;
-}
-
-/// The largest of kFusedSizes that `table` has and `rows` more rows fill, as an index.
-int fused_size(const KernelTable& table, std::int32_t rows) {
-  int size = 0;
-  while (size + 1 < kFusedKinds && kFusedSizes[size + 1] <= rows &&
-         table.fused[0][size + 1] != nullptr)
-    ++size;
-  return size;
-}
 /// Weights are decoded once per kernel called: past two of them a single unpacking is the cheaper.
 bool few_fused(const KernelTable& table, std::int32_t rows) {
   rows -= kFusedSizes[fused_size(table, rows)];
@@ -45,135 +24,11 @@ std::int32_t group_of(const Matrix& m) {
   return group == 0 ? kChunk : group;
 }
 
-/// Four floats: the narrowest registers of every machine, wide enough for a copy.
-using F4 = float __attribute__((vector_size(16)));
-F4 load4(const float* p) {
-  F4 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-void store4(float* p, F4 v) {
-  std::memcpy(p, &v, sizeof v);
-}
-/// Rows of 4 x 4 floats, `stride` apart, to columns `to_stride` apart.
-void transpose4(const float* x, std::int64_t stride, float* to, std::int64_t to_stride) {
-  const F4 a = load4(x), b = load4(x + stride), c = load4(x + 2 * stride),
-           d = load4(x + 3 * stride);
-  const F4 ab01 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  const F4 ab23 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const F4 cd01 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const F4 cd23 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  store4(to, __builtin_shufflevector(ab01, cd01, 0, 1, 4, 5));
-  store4(to + to_stride, __builtin_shufflevector(ab01, cd01, 2, 3, 6, 7));
-  store4(to + 2 * to_stride, __builtin_shufflevector(ab23, cd23, 0, 1, 4, 5));
-  store4(to + 3 * to_stride, __builtin_shufflevector(ab23, cd23, 2, 3, 6, 7));
-}
-
-/// Rows [rows][columns] to [columns][rows], for inputs [k0, k1).
-void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int32_t k0,
-               std::int32_t k1, float* to) {
-  const std::int32_t rows4 = rows / 4 * 4, k4 = k0 + (k1 - k0) / 4 * 4;
-  for (std::int32_t k = k0; k < k4; k += 4)
-    for (std::int32_t r = 0; r < rows4; r += 4)
-      transpose4(x + std::int64_t{r} * columns + k, columns, to + std::int64_t{k} * rows + r, rows);
-  for (std::int32_t k = k0; k < k1; ++k)
-    for (std::int32_t r = k < k4 ? rows4 : 0; r < rows; ++r)
-      to[std::int64_t{k} * rows + r] = x[std::int64_t{r} * columns + k];
-}
-
-/// Panels handed to a thread at a time, up to `most`: enough to amortise the hand-out, few enough
-/// to balance.
-std::int32_t panels_per_chunk(std::int32_t panels, int threads, std::int32_t most) {
-  return std::clamp(panels / (8 * threads), 2, most) / 2 * 2;
-}
-
-}  // namespace
-
-void CpuBackend::products(const ProductArgs& args) {
-  std::int64_t bytes = 0;
-  for (std::int32_t i = 0; i < args.n_weights; ++i) {
-    const Matrix& m = matrix(args.weights[i]);
-    bytes += m.panels * m.panel_bytes;
-    counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(args.rows) *
-                              static_cast<std::uint64_t>(m.rows) *
-                              static_cast<std::uint64_t>(m.columns);
-    ++counters_.matmuls;
-  }
-  counters_.weight_bytes += static_cast<std::uint64_t>(bytes);
-  if (args.rows == 0) return;
-  look_ahead(args);
-  kv_ahead_.product_begins(bytes);
-  sum_inputs(args);
-  if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
-    matmul_fused(args);
-  else
-    matmul_tiled(args);
-}
-
-/// Steps run the same products in the same order, so what came next the last time is what to fetch
-/// while a thread waits: at few rows a step is bound by the reading of weights, and waiting for the
-/// other threads, or for an op too small to share, would be time in which nothing is read.
-void CpuBackend::look_ahead(const ProductArgs& args) {
-  const std::int32_t first = args.weights[0].index;
-  if (last_product_ >= 0) matrices_[static_cast<std::size_t>(last_product_)].next = first;
-  last_product_ = first;
-  const std::int32_t next = matrix(args.weights[0]).next;
-  if (next < 0 || args.rows > kReadAheadRows) return weights_ahead_.set(nullptr, 0);
-  const Matrix& m = matrix({next});
-  weights_ahead_.set(m.data, m.panels * m.panel_bytes);
-}
-
-/// Sums of each group of inputs, for every size of group among the weights that have mins.
-void CpuBackend::sum_inputs(const ProductArgs& args) {
-  for (InputSums& sums : sums_) sums.wanted = false;
-  for (std::int32_t i = 0; i < args.n_weights; ++i) {
-    const Matrix& m = matrix(args.weights[i]);
-    const quant::TypeInfo& info = quant::type_info(m.type);
-    InputSums& sums = sums_[info.group == 16 ? 0 : 1];
-    if (!info.has_min || sums.wanted) continue;
-    sums.wanted = true;
-    for_each(args.rows, m.columns, [&](std::int64_t row) {
-      table_.group_sums(args.x + row * m.columns, m.columns, info.group,
-                        sums.rows.get() + row * (m.columns / info.group));
-    });
-  }
-}
-
-/// Rows [first, first + rows) for a kernel that takes them side by side: inputs [k0, k1).
-void CpuBackend::pack_input(const ProductArgs& args, std::int32_t first, std::int32_t rows,
-                            std::int32_t k0, std::int32_t k1) {
-  const std::int32_t columns = matrix(args.weights[0]).columns;
-  const std::int64_t at = std::int64_t{first} * columns;
-  pack_rows(args.x + at, columns, rows, k0, k1, packed_.get() + at);
-  for (const InputSums& sums : sums_) {
-    if (!sums.wanted) continue;
-    const std::int32_t groups = columns / sums.group;
-    const std::int64_t sums_at = std::int64_t{first} * groups;
-    pack_rows(sums.rows.get() + sums_at, groups, rows, k0 / sums.group, k1 / sums.group,
-              sums.packed.get() + sums_at);
-  }
-}
-
-/// Where the sums of row `row` for a matrix stand, or null if it needs none.
-const float* CpuBackend::sums_of(const Matrix& m, std::int32_t row, bool packed) const {
+/// Which of kSumGroups a matrix needs of its inputs; -1 if none.
+int sums_index(const Matrix& m) {
   const quant::TypeInfo& info = quant::type_info(m.type);
-  if (!info.has_min) return nullptr;
-  const InputSums& sums = sums_[info.group == 16 ? 0 : 1];
-  return (packed ? sums.packed : sums.rows).get() + std::int64_t{row} * (m.columns / info.group);
-}
-
-namespace {
-
-/// A run of panels of one of the op's matrices; chunks of all matrices are numbered in a row.
-struct PanelRun {
-  std::int32_t weight, first, count;
-};
-PanelRun panel_run(const std::int32_t* chunk_ends, std::int32_t n_weights, std::int32_t per_chunk,
-                   const std::int32_t* panels, int chunk) {
-  std::int32_t w = 0;
-  while (w + 1 < n_weights && chunk >= chunk_ends[w]) ++w;
-  const std::int32_t first = (chunk - (w == 0 ? 0 : chunk_ends[w - 1])) * per_chunk;
-  return {w, first, std::min(per_chunk, panels[w] - first)};
+  if (!info.has_min) return -1;
+  return info.group == kSumGroups[0] ? 0 : 1;
 }
 
 /// Rows of totals [rows][width] to out [rows][outputs] at column n0, without the padding.
@@ -189,65 +44,127 @@ void store_totals(const float* totals, std::int32_t width, std::int32_t rows, st
 
 }  // namespace
 
-void CpuBackend::matmul_fused(const ProductArgs& args) {
-  const std::int32_t columns = matrix(args.weights[0]).columns;
-  for (std::int32_t row = 0; row < args.rows;) {
-    const std::int32_t rows = kFusedSizes[fused_size(table_, args.rows - row)];
-    if (rows >= kPackedFused)
-      for_each((columns + kPackPiece - 1) / kPackPiece, rows * kPackPiece, [&](std::int64_t i) {
-        const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
-        pack_input(args, row, rows, k0, std::min(columns, k0 + kPackPiece));
-      });
-    row += rows;
+void CpuBackend::matmul(const MatmulArgs& call) {
+  ProductArgs args = {};
+  args.rows = call.rows;
+  args.columns = matrix(call.weights[0]).columns;
+  args.epilogue = call.epilogue;
+  args.product.n = call.n_weights;
+  args.product.paired = call.epilogue == Epilogue::swiglu;
+  args.in = shared_;
+  args.in.x = static_cast<const float*>(call.x);
+  args.norm = std::exchange(norm_, {});
+  std::int64_t bytes = 0;
+  for (std::int32_t i = 0; i < call.n_weights; ++i) {
+    const Matrix& m = matrix(call.weights[i]);
+    args.product.weights[i] = call.weights[i];
+    args.out[i] = static_cast<float*>(call.out[i]);
+    if (const int sums = sums_index(m); sums >= 0) args.with_sums[sums] = true;
+    bytes += m.panels * m.panel_bytes;
+    counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(call.rows) *
+                              static_cast<std::uint64_t>(m.rows) *
+                              static_cast<std::uint64_t>(m.columns);
+    ++counters_.matmuls;
   }
-  std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
-  for (std::int32_t i = 0; i < args.n_weights; ++i)
-    total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 4);
-  for (std::int32_t i = 0; i < args.n_weights; ++i)
-    ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
+  counters_.weight_bytes += static_cast<std::uint64_t>(bytes);
+  if (args.rows == 0) return;
+  learn_order(args.product);
+  kv_ahead_.product_begins(bytes);
+  if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
+    matmul_fused(args);
+  else
+    matmul_tiled(args);
+}
 
-  pool_.run(chunks, [&](int chunk, int thread) {
-    const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
-    const Matrix& m = matrix(args.weights[run.weight]);
-    const auto& kernels = table_.fused[type_index(m.type)];
-    for (std::int32_t row = 0; row < args.rows;) {
-      const int size = fused_size(table_, args.rows - row);
-      const bool packed = kFusedSizes[size] >= kPackedFused;
-      const float* x = packed ? packed_.get() : args.x;
-      kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
-                     x + std::int64_t{row} * m.columns, sums_of(m, row, packed),
-                     args.out[run.weight] + std::int64_t{row} * m.rows, m.rows, args.add,
-                     kv_ahead_.fetch(thread)});
-      row += kFusedSizes[size];
+/// Steps run the same products in the same order: what came next the last time does so again.
+void CpuBackend::learn_order(const Product& product) {
+  if (last_product_.n > 0) {
+    Product& next = matrices_[static_cast<std::size_t>(last_product_.weights[0].index)].next;
+    if (!(next == product)) next = product;  // else it stays in the caches of all threads
+  }
+  last_product_ = product;
+}
+
+/// Where the sums of row `row` for a matrix stand, or null if it needs none.
+const float* CpuBackend::sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed) {
+  const int i = sums_index(m);
+  if (i < 0) return nullptr;
+  return (packed ? in.packed_sums : in.sums)[i] + std::int64_t{row} * (m.columns / kSumGroups[i]);
+}
+
+void CpuBackend::matmul_fused(const ProductArgs& args) {
+  FusedWork work = {Division(args.product, matrices_.data(), pool_.threads(), kFusedChunk),
+                    Division(matrix(args.product.weights[0]).next, matrices_.data(),
+                             pool_.threads(), kFusedChunk),
+                    counters_.matmuls,
+                    std::int64_t{args.rows} * args.columns <= kOwnInputs,
+                    std::exchange(attended_bytes_, 0) <= kKeptBeside,
+                    args,
+                    kv_ahead_.fetches()};
+  if (!work.own_inputs) prepare_shared(args, /*fused=*/true);
+  pool_.run(work.now.chunks, work.now.grain, [work, this](int first, int end, int thread) {
+    fused_begin(work, thread);
+    for (Division::Run run; first < end; first += run.count / Division::kChunkPanels) {
+      run = work.now.run(first, end);
+      fused_run(work, run, thread);
     }
   });
 }
 
-void CpuBackend::pack_inputs(const ProductArgs& args, std::int32_t columns) {
-  // [tile][chunk][input][rows of the tile]: what a tile reads is one run of memory.
-  const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
-  for_each(tiles, std::int64_t{table_.tile_rows} * columns, [&](std::int64_t t) {
-    const TileRows rows = tile_rows(args.rows, table_.tile_rows, static_cast<std::int32_t>(t));
-    pack_input(args, rows.first, rows.rows, 0, columns);
-  });
+/// What a thread does once, when it comes to a product.
+void CpuBackend::fused_begin(const FusedWork& work, int thread) {
+  if (!weights_ahead_.is_new(thread, work.number)) return;
+  const auto share = [&](const Division& d) {
+    return WeightsAhead::Share{d, pool_.first_chunk(d.chunks, thread),
+                               pool_.first_chunk(d.chunks, thread + 1)};
+  };
+  weights_ahead_.begin(thread, share(work.now), share(work.next), work.kept);
+  if (work.own_inputs) prepare_own(work.args, thread);
+}
+
+void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, int thread) {
+  const ProductArgs& args = work.args;
+  const Inputs& in = work.own_inputs ? own_[static_cast<std::size_t>(thread)].in : args.in;
+  for (std::int32_t w = run.weight; w < run.weight + run.weights; ++w) {
+    const Matrix& m = *work.now.matrices[w];
+    const auto& kernels = table_.fused[type_index(m.type)];
+    for (std::int32_t row = 0; row < args.rows;) {
+      const int size = fused_size(table_, args.rows - row);
+      const bool packed = kFusedSizes[size] >= kPackedFused;
+      kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
+                     (packed ? in.packed : in.x) + std::int64_t{row} * m.columns,
+                     sums_of(in, m, row, packed), args.out[w] + std::int64_t{row} * m.rows, m.rows,
+                     args.epilogue == Epilogue::add,
+                     row == 0 ? weights_ahead_.fetch(thread) : nullptr,
+                     work.kv == nullptr ? nullptr : &work.kv[thread].fetch});
+      row += kFusedSizes[size];
+    }
+  }
+  if (args.epilogue != Epilogue::swiglu) return;
+  const std::int32_t outputs = work.now.matrices[0]->rows, first = run.first * kPanelRows;
+  const std::int32_t n = std::min(run.count * kPanelRows, outputs - first);
+  for (std::int32_t row = 0; row < args.rows && n > 0; ++row) {
+    const std::int64_t at = std::int64_t{row} * outputs + first;
+    table_.swiglu(args.out[0] + at, args.out[1] + at, args.out[0] + at, n);
+  }
 }
 
 void CpuBackend::matmul_tiled(const ProductArgs& args) {
-  pack_inputs(args, matrix(args.weights[0]).columns);
-  std::int32_t panels[3] = {}, ends[3] = {}, total = 0, chunks = 0;
-  for (std::int32_t i = 0; i < args.n_weights; ++i)
-    total += panels[i] = matrix(args.weights[i]).panels;
-  const std::int32_t per_chunk = panels_per_chunk(total, pool_.threads(), 64);
-  for (std::int32_t i = 0; i < args.n_weights; ++i)
-    ends[i] = chunks += (panels[i] + per_chunk - 1) / per_chunk;
-
-  pool_.run(chunks, [&](int chunk, int thread) {
-    const PanelRun run = panel_run(ends, args.n_weights, per_chunk, panels, chunk);
-    const Matrix& m = matrix(args.weights[run.weight]);
-    for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)
-      tiled_panels(args, m, args.out[run.weight], run.first + p, table_.tile_panels, thread);
+  prepare_shared(args, /*fused=*/false);
+  Product product = args.product;
+  product.paired = false;
+  const Division division(product, matrices_.data(), pool_.threads(), kTiledChunk);
+  pool_.run(division.chunks, division.grain, [&](int first, int end, int thread) {
+    for (Division::Run run; first < end; first += run.count / Division::kChunkPanels) {
+      run = division.run(first, end);
+      const Matrix& m = *division.matrices[run.weight];
+      for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)
+        tiled_panels(args, m, args.out[run.weight], run.first + p, table_.tile_panels, thread);
+    }
   });
+  if (args.epilogue == Epilogue::swiglu)
+    swiglu({args.out[0], args.out[1], args.out[0],
+            std::int64_t{args.rows} * matrix(args.product.weights[0]).rows});
 }
 
 void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* out,
@@ -272,16 +189,17 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
         unpack(m.data + (first_panel + p) * m.panel_bytes, k0, n, unpacked[p]);
       for (std::int32_t t = t0; t < t1; ++t) {
         const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
-        const float* sums = sums_of(m, rows.first, true);
+        const float* sums = sums_of(args.in, m, rows.first, true);
         tiles_by_rows[rows.rows - 1](
             {unpacked,
-             packed_.get() + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
+             args.in.packed + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
              sums == nullptr ? nullptr : sums + k0 / group * rows.rows, n, group,
-             totals + std::int64_t{rows.first - base} * width, kv_ahead_.fetch(thread)});
+             totals + std::int64_t{rows.first - base} * width,
+             kv_ahead_.fetches() == nullptr ? nullptr : &kv_ahead_.fetches()[thread].fetch});
       }
     }
     store_totals(totals, width, rows_in_block, first_panel * kPanelRows, m.rows,
-                 out + std::int64_t{base} * m.rows, args.add);
+                 out + std::int64_t{base} * m.rows, args.epilogue == Epilogue::add);
   }
 }
 

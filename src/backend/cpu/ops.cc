@@ -31,45 +31,43 @@ void CpuBackend::embed(const EmbedArgs& args) {
 }
 
 void CpuBackend::rms_norm(const RmsNormArgs& args) {
+  if (args.for_next_matmul) {
+    norm_ = args;
+    return;
+  }
   for_each(args.rows, args.columns, [&](std::int64_t row) {
-    const std::int64_t from =
-        args.of_logit_rows ? batch_->logit_rows[static_cast<std::size_t>(row)] : row;
-    table_.rms_norm({args.x + from * args.columns, args.weight,
-                     static_cast<float*>(args.out) + row * args.columns, args.columns,
-                     args.epsilon});
+    norm_row(args, row, static_cast<float*>(args.out) + row * args.columns);
   });
 }
 
-void CpuBackend::matmul(const MatmulArgs& args) {
-  ProductArgs plain = {static_cast<const float*>(args.x), args.rows, args.n_weights, {}, {},
-                       args.epilogue == Epilogue::add};
-  for (int i = 0; i < args.n_weights; ++i) {
-    plain.weights[i] = args.weights[i];
-    plain.out[i] = static_cast<float*>(args.out[i]);
-  }
-  products(plain);
-  if (args.epilogue == Epilogue::swiglu)
-    swiglu({plain.out[0], plain.out[1], plain.out[0],
-            std::int64_t{args.rows} * matrix(args.weights[0]).rows});
+void CpuBackend::norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const {
+  const std::int64_t from =
+      args.of_logit_rows ? batch_->logit_rows[static_cast<std::size_t>(row)] : row;
+  table_.rms_norm({args.x + from * args.columns, args.weight, out, args.columns, args.epsilon});
 }
 
 void CpuBackend::rope_store(const RopeStoreArgs& args) {
-  if (args.q != nullptr) rotate(args.q, args.heads, args);
-  if (args.k != nullptr) rotate(args.k, args.kv_heads, args);
-  if (args.v != nullptr) store(args);
+  // A row's queries, keys and values at once: what a product's threads wrote is fetched once.
+  const std::int64_t q_size = std::int64_t{args.heads} * args.head_size;
+  const std::int64_t kv_size = std::int64_t{args.kv_heads} * args.head_size;
+  const std::int64_t cost = (args.q == nullptr ? 0 : q_size) + (args.k == nullptr ? 0 : kv_size) +
+                            (args.v == nullptr ? 0 : 8 * kv_size);
+  for_each(args.rows, cost, [&](std::int64_t row) {
+    if (args.q != nullptr) rotate_row(args.q + row * q_size, args.heads, row, args);
+    if (args.k != nullptr) rotate_row(args.k + row * kv_size, args.kv_heads, row, args);
+    if (args.v != nullptr) store_row(row, args);
+  });
   if (args.q_out != nullptr && args.q_out != args.q)
     to_activations(args.q, args.q_out, std::int64_t{args.rows} * args.heads * args.head_size);
 }
 
-void CpuBackend::rotate(float* x, std::int32_t heads, const RopeStoreArgs& args) {
+void CpuBackend::rotate_row(float* x, std::int32_t heads, std::int64_t row,
+                            const RopeStoreArgs& args) const {
   if (args.rope_size == 0) return;
-  const std::int64_t row_size = std::int64_t{heads} * args.head_size;
-  for_each(args.rows, row_size, [&](std::int64_t row) {
-    const std::int64_t position = batch_->positions[static_cast<std::size_t>(row)];
-    for (std::int32_t head = 0; head < heads; ++head)
-      table_.rope(x + row * row_size + std::int64_t{head} * args.head_size,
-                  args.table + position * args.rope_size, args.rope_size);
-  });
+  const std::int64_t position = batch_->positions[static_cast<std::size_t>(row)];
+  for (std::int32_t head = 0; head < heads; ++head)
+    table_.rope(x + std::int64_t{head} * args.head_size, args.table + position * args.rope_size,
+                args.rope_size);
 }
 
 namespace {
@@ -98,23 +96,21 @@ void store_head_16(const KernelTable& table, const float* k, const float* v, std
 
 }  // namespace
 
-void CpuBackend::store(const RopeStoreArgs& args) {
+void CpuBackend::store_row(std::int64_t row, const RopeStoreArgs& args) const {
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
-  for_each(args.rows, 8 * kv_.kv_heads * kv_.head_size, [&](std::int64_t row) {
-    const std::int32_t slot = batch_->slots[static_cast<std::size_t>(row)];
-    const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
-    for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
-      const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
-      std::byte* keys = keys_ + at * key_bytes;
-      std::byte* values = values_ + at * value_bytes;
-      const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
-      if (kv_.type == KvType::f32)
-        store_head(args.k + x, args.v + x, keys, values, offset, kv_);
-      else
-        store_head_16(table_, args.k + x, args.v + x, keys, values, offset, kv_);
-    }
-  });
+  const std::int32_t slot = batch_->slots[static_cast<std::size_t>(row)];
+  const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
+  for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
+    const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
+    std::byte* keys = keys_ + at * key_bytes;
+    std::byte* values = values_ + at * value_bytes;
+    const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
+    if (kv_.type == KvType::f32)
+      store_head(args.k + x, args.v + x, keys, values, offset, kv_);
+    else
+      store_head_16(table_, args.k + x, args.v + x, keys, values, offset, kv_);
+  }
 }
 
 void CpuBackend::swiglu(const SwigluArgs& args) {

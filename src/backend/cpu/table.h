@@ -16,21 +16,22 @@ inline constexpr int kChunk = 256;      // inputs (or keys) per accumulator: doc
 inline constexpr int kLeastGroup = 16;  // inputs that share a scale, at least
 inline constexpr int kFusedSizes[] = {1, 2, 4, 8, 16};  // row counts a fused kernel may exist for
 inline constexpr int kFusedKinds = static_cast<int>(std::size(kFusedSizes));
-inline constexpr int kPackedFused = 8;   // from this size on, fused kernels take packed inputs
+inline constexpr int kPackedFused = 8;  // from this size on, fused kernels take packed inputs
+inline constexpr int kFetchRows = 2;  // from here on products leave time to ask for something else
 inline constexpr int kMaxTileRows = 12;  // most rows of a tile in any table
 inline constexpr int kRowBlock = 240;    // rows that share one unpacking: a multiple of every tile
 inline constexpr int kMaxHeadSize = 512;
 inline constexpr int kTypeCount = static_cast<int>(std::size(quant::kTypes));
 
-/// Position of a type in quant::kTypes.
+/// Position of a type in quant::kTypes, which holds them all.
 constexpr int type_index(quant::Type type) {
-  for (int i = 0; i < kTypeCount; ++i)
-    if (quant::kTypes[i].type == type) return i;
-  return -1;
+  int i = 0;
+  while (quant::kTypes[i].type != type) ++i;
+  return i;
 }
 
-/// Memory that will be read soon, stretch after stretch: kernels that compute more than they read
-/// ask for some of its lines as they go.
+/// Memory that will be read soon, stretch after stretch: kernels ask for some of its lines as they
+/// go.
 struct Stretch {
   const std::byte *at, *end;
 };
@@ -50,7 +51,8 @@ struct FusedArgs {
   float* out;         // [rows][outputs]
   std::int32_t outputs;
   bool add;
-  Fetch* fetch;  // or null; of kernels for kPackedFused rows or more
+  Fetch* weights;  // or null: as many bytes are asked for as are read
+  Fetch* fetch;    // or null: what else to ask for on the way, from kFetchRows rows on
 };
 
 /// A chunk of one panel as floats. Types without groups have values for codes and one group with a

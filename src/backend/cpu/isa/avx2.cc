@@ -22,7 +22,6 @@ inline constexpr int kAccumulators = 6;  // pairs, of 16 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
 inline constexpr int kFusedPanels = 4;
-inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE __m256i u32(unsigned x) {
@@ -66,6 +65,15 @@ INLINE F max(F x, F y) {
 INLINE F if_less(F x, F y, F yes, F no) {
   return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
           _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+}
+
+/// Pairs (a, b) of x with pairs (c, s): (fma(a, c, -(b * s)), fma(b, c, a * s)).
+INLINE __m256 rotate_pairs8(__m256 x, __m256 cs) {
+  const __m256 other = _mm256_mul_ps(_mm256_permute_ps(x, 0xB1), _mm256_movehdup_ps(cs));
+  return _mm256_fmaddsub_ps(x, _mm256_moveldup_ps(cs), other);
+}
+INLINE F rotate_pairs(F x, F cs) {
+  return {rotate_pairs8(x.a, cs.a), rotate_pairs8(x.b, cs.b)};
 }
 
 INLINE U load_words16(const void* p) {

@@ -23,7 +23,6 @@ inline constexpr int kAccumulators = 24;  // of 32 registers
 inline constexpr int kTileRows = 12;
 inline constexpr int kFusedRows = 32;
 inline constexpr int kFusedPanels = 4;
-inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {
@@ -58,6 +57,12 @@ INLINE F max(F a, F b) {
 }
 INLINE F if_less(F a, F b, F yes, F no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+
+/// Pairs (a, b) of x with pairs (c, s): (fma(a, c, -(b * s)), fma(b, c, a * s)).
+INLINE F rotate_pairs(F x, F cs) {
+  const __m512 other = _mm512_mul_ps(_mm512_permute_ps(x.v, 0xB1), _mm512_movehdup_ps(cs.v));
+  return {_mm512_fmaddsub_ps(x.v, _mm512_moveldup_ps(cs.v), other)};
 }
 
 INLINE U load_words16(const void* p) {

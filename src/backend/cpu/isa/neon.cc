@@ -22,7 +22,6 @@ inline constexpr int kAccumulators = 6;  // quads, of 32 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
 inline constexpr int kFusedPanels = 2;
-inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {
@@ -60,6 +59,18 @@ INLINE F max(F x, F y) {
 INLINE F if_less(F x, F y, F yes, F no) {
   return {vbslq_f32(vcltq_f32(x.a, y.a), yes.a, no.a), vbslq_f32(vcltq_f32(x.b, y.b), yes.b, no.b),
           vbslq_f32(vcltq_f32(x.c, y.c), yes.c, no.c), vbslq_f32(vcltq_f32(x.d, y.d), yes.d, no.d)};
+}
+
+/// Pairs (a, b) of x with pairs (c, s): (fma(a, c, -(b * s)), fma(b, c, a * s)).
+INLINE float32x4_t rotate_pairs4(float32x4_t x, float32x4_t cs) {
+  const uint32x4_t signs = {0x80000000u, 0, 0x80000000u, 0};
+  const float32x4_t other = vmulq_f32(vrev64q_f32(x), vtrn2q_f32(cs, cs));
+  return vfmaq_f32(vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(other), signs)), x,
+                   vtrn1q_f32(cs, cs));
+}
+INLINE F rotate_pairs(F x, F cs) {
+  return {rotate_pairs4(x.a, cs.a), rotate_pairs4(x.b, cs.b), rotate_pairs4(x.c, cs.c),
+          rotate_pairs4(x.d, cs.d)};
 }
 
 INLINE U load_words16(const void* p) {

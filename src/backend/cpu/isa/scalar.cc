@@ -22,7 +22,6 @@ inline constexpr int kAccumulators = 4;
 inline constexpr int kTileRows = 4;
 inline constexpr int kFusedRows = 1;
 inline constexpr int kFusedPanels = 2;
-inline constexpr std::int64_t kPrefetchGroup = 64 << 10;
 inline constexpr int kPrefetchBytes = 0;
 
 template <class Out, class Fn>
@@ -64,6 +63,15 @@ INLINE F max(const F& a, const F& b) {
 }
 INLINE F if_less(const F& a, const F& b, const F& yes, const F& no) {
   return each<F>([&](int i) INLINE_LAMBDA { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
+}
+
+/// Pairs (a, b) of x with pairs (c, s): (fma(a, c, -(b * s)), fma(b, c, a * s)).
+INLINE F rotate_pairs(const F& x, const F& cs) {
+  return each<F>([&](int i) INLINE_LAMBDA {
+    const int c = i / 2 * 2;
+    const float other = x.v[i ^ 1] * cs.v[c + 1];
+    return __builtin_fmaf(x.v[i], cs.v[c], i % 2 == 0 ? -other : other);
+  });
 }
 
 INLINE U load_words16(const void* p) {

@@ -48,11 +48,9 @@ inline void rms_norm(const RowNormArgs& a) {
 
 /// Pairs (2i, 2i+1) of one head; table [rope_size / 2][cos, sin].
 inline void rope(float* head, const float* table, std::int32_t rope_size) {
-  for (std::int32_t i = 0; i < rope_size; i += 2) {
-    const float a = head[i], b = head[i + 1], c = table[i], s = table[i + 1];
-    const float bs = b * s, as = a * s;
-    head[i] = __builtin_fmaf(a, c, -bs);
-    head[i + 1] = __builtin_fmaf(b, c, as);
+  for (std::int32_t i = 0; i < rope_size; i += 16) {
+    const std::int32_t n = rope_size - i < 16 ? rope_size - i : 16;
+    store_part(head + i, rotate_pairs(load_part(head + i, n), load_part(table + i, n)), n);
   }
 }
 

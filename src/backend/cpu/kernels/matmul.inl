@@ -28,14 +28,14 @@ INLINE void prefetch_half(const std::byte* unit, int h, std::int64_t ahead) {
       [&](auto i) INLINE_LAMBDA { prefetch(unit + ahead + h * kBytes + i.value * 64); });
 }
 
-/// Inputs after which lines are asked for, and how many of them for a panel and row: what 16 rows
-/// of one panel take to compute hides the reading of about 12 lines (docs/performance.md).
+/// Inputs after which keys and values are asked for, and how many bytes for a panel and row: what
+/// 16 rows of one panel take to compute hides the reading of about 12 lines (docs/performance.md).
 inline constexpr std::int32_t kFetchInputs = 32;
-constexpr int fetch_lines(int rows_and_panels) {
-  return (rows_and_panels * 12 + 15) / 16;
+constexpr int fetch_bytes(int rows_and_panels) {
+  return (rows_and_panels * 12 + 15) / 16 * 64;
 }
-/// The next N lines of what will be read soon.
-template <int N>
+/// The next Bytes of what will be read soon.
+template <int Bytes>
 INLINE void fetch(Fetch* f) {
   if (f == nullptr) return;
   if (f->at >= f->end) {
@@ -45,16 +45,15 @@ INLINE void fetch(Fetch* f) {
     ++f->next;
   }
   const std::byte* at = f->at;
-  unroll<N>([&](auto i) INLINE_LAMBDA { prefetch(at + i.value * 64); });
-  f->at = at + N * 64;
+  unroll<(Bytes + 63) / 64>([&](auto i) INLINE_LAMBDA { prefetch(at + i.value * 64); });
+  f->at = at + Bytes;
 }
 
 /// acc[r][c] += codes of half `h` of the units of C panels times 16 inputs of R rows, in order.
 template <Type T, int R, int C>
-INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead, const float* x,
-                       std::int64_t columns, F (&acc)[R][C]) {
+INLINE void fused_half(const std::byte* const* units, int h, const float* x, std::int64_t columns,
+                       F (&acc)[R][C]) {
   constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
-  unroll<C>([&](auto c) INLINE_LAMBDA { prefetch_half<T>(units[c.value], h, ahead); });
   unroll<2>([&](auto p) INLINE_LAMBDA {
     Words words[C];
     unroll<C>([&](auto c) INLINE_LAMBDA {
@@ -76,10 +75,10 @@ INLINE void fused_half(const std::byte* const* units, int h, std::int64_t ahead,
 
 /// total[r][c] over all inputs of C panels of a type with groups.
 template <Type T, int R, int C>
-INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, std::int64_t ahead,
-                         F (&total)[R][C]) {
+INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, F (&total)[R][C]) {
   constexpr PanelFormat format = panel_format(T);
   constexpr int kGroup = group_of(T);
+  constexpr int kHalfBytes = static_cast<int>(format.unit_bytes()) / (format.unit / 16);
   for (std::int32_t k = 0; k < a.columns; k += kGroup) {
     const std::byte* units[C];
     const std::int64_t at = k / format.unit * format.unit_bytes();
@@ -87,11 +86,12 @@ INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, std
     const int h = k % format.unit / 16;
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
-    if constexpr (R >= kPackedFused)
-      if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
+    if constexpr (R >= kFetchRows)
+      if (k % kFetchInputs == 0) fetch<fetch_bytes(R * C)>(a.fetch);
     unroll<kGroup / 16>([&](auto i) INLINE_LAMBDA {
-      fused_half<T, R, C>(units, h + i.value, ahead,
-                          a.x + input_at<R>(k + 16 * i.value, 0, a.columns), a.columns, acc);
+      fetch<C * kHalfBytes>(a.weights);
+      fused_half<T, R, C>(units, h + i.value, a.x + input_at<R>(k + 16 * i.value, 0, a.columns),
+                          a.columns, acc);
     });
     unroll<C>([&](auto c) INLINE_LAMBDA {
       const Scales s = load_scales<T>(units[c.value], h);
@@ -110,13 +110,15 @@ INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, std
 /// The same of a type without: chunks of kChunk inputs.
 template <Type T, int R, int C>
 INLINE void fused_plain(const FusedArgs& a, const std::byte* const* panels, F (&total)[R][C]) {
+  constexpr int kPlainInputs = 4, kBytes = 16 * (T == Type::F32 ? 4 : 2);
   for (std::int32_t k0 = 0; k0 < a.columns; k0 += kChunk) {
     const std::int32_t end = a.columns < k0 + kChunk ? a.columns : k0 + kChunk;
     F acc[R][C];
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
     for (std::int32_t k = k0; k < end; ++k) {
-      if constexpr (R >= kPackedFused)
-        if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
+      if constexpr (R >= kFetchRows)
+        if (k % kFetchInputs == 0) fetch<fetch_bytes(R * C)>(a.fetch);
+      if (k % kPlainInputs == 0) fetch<C * kPlainInputs * kBytes>(a.weights);
       F w[C];
       unroll<C>([&](auto c) INLINE_LAMBDA { w[c.value] = plain_weight<T>(panels[c.value], k); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
@@ -140,13 +142,10 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
                 INLINE_LAMBDA { panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes; });
   F total[R][C];
   unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { total[r.value][c.value] = zero(); });
-  if constexpr (is_plain(T)) {
+  if constexpr (is_plain(T))
     fused_plain<T, R, C>(a, panels, total);
-  } else {
-    // Ask for the next groups of panels while this one is used, if they fit the second-level cache.
-    const std::int64_t group = C * a.panel_bytes;
-    fused_groups<T, R, C>(a, panels, group <= kPrefetchGroup ? 2 * group : kPrefetchBytes, total);
-  }
+  else
+    fused_groups<T, R, C>(a, panels, total);
   unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
     store_outputs(a.out + std::int64_t{r.value} * a.outputs, (panel + c.value) * 16, a.outputs,
                   total[r.value][c.value], a.add);
@@ -217,7 +216,7 @@ void tile(const TileArgs& a) {
     unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
     const std::int32_t end = a.n < k + a.group ? a.n : k + a.group;
     while (k < end) {
-      if (k % kFetchInputs == 0) fetch<fetch_lines(R * C)>(a.fetch);
+      if (k % kFetchInputs == 0) fetch<fetch_bytes(R * C)>(a.fetch);
       const std::int32_t stop = end < k + kFetchInputs ? end : k + kFetchInputs;
       for (; k < stop; ++k, x += R) {
         F v[C];
