@@ -294,9 +294,9 @@ TEST(WeightsAhead, AThreadReadsItsSharesAsOneRunOfMemory) {
   EXPECT_FALSE(ahead.is_new(1, 7));
   EXPECT_TRUE(ahead.is_new(0, 7));
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
-  // Nothing was asked for before: the first 8 KiB are read before they could come.
+  // Nothing was asked for before: a quarter is read before it could come.
   EXPECT_EQ(left(ahead),
-            (Offsets{{kSecond + 12288, kSecond + 20480}, {kThird + 4096, kThird + 8192}}));
+            (Offsets{{kSecond + 8192, kSecond + 20480}, {kThird + 4096, kThird + 8192}}));
   // While it waits its share has been read: what comes next is asked for, eight lines at a time.
   ahead.ask(1);
   ahead.ask(1);
@@ -308,10 +308,10 @@ TEST(WeightsAhead, AThreadReadsItsSharesAsOneRunOfMemory) {
   for (int i = 0; i < 5; ++i) ahead.ask(1);
   EXPECT_EQ(left(ahead), (Offsets{{kSecond + 6656, kSecond + 20480}}));
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, false);
-  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 12288, kSecond + 20480}));
+  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 8192, kSecond + 20480}));
   ahead.ask(1);
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
-  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 12288, kSecond + 20480}));
+  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 8192, kSecond + 20480}));
   ahead.begin(1, {next, 2, 4}, {now, 4, 8}, true);
   for (int i = 0; i < 100; ++i) ahead.ask(1);
   EXPECT_EQ(left(ahead), Offsets{});

@@ -30,8 +30,11 @@ std::int64_t WeightsAhead::asked_of_next(const Progress& p) {
 void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool kept) {
   Progress& p = threads_[static_cast<std::size_t>(thread)];
   const bool expected = kept && share.division.begin(share.first) == p.next_begin;
-  // It begins to read at once: asking for the very next lines would be too late.
-  const std::int64_t skip = expected ? asked_of_next(p) : kLeastBytes;
+  // Where nothing was asked for it begins further on, and stays as far ahead from then on: the very
+  // next lines are read at once, and a thread that never waits gets no further ahead.
+  const std::int64_t skip =
+      expected ? asked_of_next(p)
+               : std::min(kLeastBytes, share.division.bytes(share.first, share.end) / 4);
   p.stretches.clear();
   share.division.stretches(share.first, share.end, skip, std::numeric_limits<std::int64_t>::max(),
                            p.stretches);

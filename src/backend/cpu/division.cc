@@ -31,6 +31,11 @@ const std::byte* Division::begin(int chunk) const {
   return matrices[r.weight]->data + r.first * matrices[r.weight]->panel_bytes;
 }
 
+std::int64_t Division::bytes(int first, int end) const {
+  const Run r = run(first, first + 1);
+  return std::int64_t{end - first} * r.weights * kChunkPanels * matrices[r.weight]->panel_bytes;
+}
+
 void Division::stretches(int first, int end, std::int64_t skip, std::int64_t most,
                          std::vector<Stretch>& to) const {
   const std::size_t before = to.size();

@@ -40,7 +40,7 @@ INLINE void fetch(Fetch* f) {
   if (f == nullptr) return;
   if (f->at >= f->end) {
     if (f->next == f->last) return;
-    f->at = f->next->at;
+    f->at = f->next->at + (f->at - f->end);  // as far ahead as before
     f->end = f->next->end;
     ++f->next;
   }
