@@ -50,12 +50,7 @@ void WeightsAhead::ask(int thread) {
   const Stretch *from = p.stretches.data() + p.share,
                 *last = p.stretches.data() + p.stretches.size();
   if (f.next <= from) f = {nullptr, nullptr, from, last};  // its share has been read
-  if (f.at >= f.end) {
-    if (f.next == f.last) return;
-    f.at = f.next->at;
-    f.end = f.next->end;
-    ++f.next;
-  }
+  if (!goes_on(f)) return;
   for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(f.at + line * 64, 0, 2);
   f.at += kWeightLines * 64;
 }

@@ -75,6 +75,10 @@ class KvAhead {
   };
   /// What each thread's kernels should ask for on the way, [threads]; null if nothing.
   ThreadFetch* fetches() { return near_ ? fetches_.data() : nullptr; }
+  /// Of them, one thread's.
+  static Fetch* of_thread(ThreadFetch* fetches, int thread) {
+    return fetches == nullptr ? nullptr : &fetches[thread].fetch;
+  }
 
  private:
   const std::int64_t most_bytes_;    // asked for a layer

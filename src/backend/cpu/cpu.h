@@ -129,6 +129,7 @@ class CpuBackend final : public Backend {
   };
   void rotate_row(float* x, std::int32_t heads, std::int64_t row, const RopeStoreArgs& args) const;
   void store_row(std::int64_t row, const RopeStoreArgs& args) const;
+  void norm_rows(const RmsNormArgs& args);
   void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
   void learn_order(const Product& product);
   void sum_row(const ProductArgs& args, const Inputs& in, std::int64_t row) const;

@@ -51,6 +51,15 @@ struct Division {
 
   /// What chunks [chunk, end) have of the first one's matrix.
   Run run(int chunk, int end) const;
+  /// body(run) for the runs that chunks [first, end) consist of.
+  template <class Body>
+  void for_each_run(int first, int end, const Body& body) const {
+    while (first < end) {
+      const Run r = run(first, end);
+      body(r);
+      first += r.count / kChunkPanels;
+    }
+  }
   /// Where a chunk's weights begin.
   const std::byte* begin(int chunk) const;
   /// About as many bytes as chunks [first, end) have: as many as all of them were like the first.

@@ -75,25 +75,21 @@ void CpuBackend::pack_input(const ProductArgs& args, const Inputs& in, std::int3
 /// wait for another's.
 void CpuBackend::prepare_own(const ProductArgs& args, int thread) {
   Inputs& in = own_[static_cast<std::size_t>(thread)].in;
-  in.x = args.in.x;
-  for (std::int32_t row = 0; row < args.rows && args.norm.x != nullptr; ++row) {
-    norm_row(args.norm, row, in.normed + std::int64_t{row} * args.columns);
-    in.x = in.normed;
+  const bool norm = args.norm.x != nullptr;
+  in.x = norm ? in.normed : args.in.x;
+  for (std::int32_t row = 0; row < args.rows; ++row) {
+    if (norm) norm_row(args.norm, row, in.normed + std::int64_t{row} * args.columns);
+    sum_row(args, in, row);
   }
-  for (std::int32_t row = 0; row < args.rows; ++row) sum_row(args, in, row);
-  for (std::int32_t row = 0; row < args.rows;) {
-    const std::int32_t rows = kFusedSizes[fused_size(table_, args.rows - row)];
+  for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
+    const std::int32_t rows = kFusedSizes[size];
     if (rows >= kPackedFused) pack_input(args, in, row, rows, 0, args.columns);
-    row += rows;
-  }
+  });
 }
 
 /// Many: shared out. Kernels that are not `fused` take tiles.
 void CpuBackend::prepare_shared(const ProductArgs& args, bool fused) {
-  if (args.norm.x != nullptr)
-    for_each(args.rows, args.columns, [&](std::int64_t row) {
-      norm_row(args.norm, row, static_cast<float*>(args.norm.out) + row * args.columns);
-    });
+  if (args.norm.x != nullptr) norm_rows(args.norm);
   if (args.with_sums[0] || args.with_sums[1])
     for_each(args.rows, args.columns, [&](std::int64_t row) { sum_row(args, args.in, row); });
   if (!fused) {
@@ -106,16 +102,15 @@ void CpuBackend::prepare_shared(const ProductArgs& args, bool fused) {
              });
     return;
   }
-  for (std::int32_t row = 0; row < args.rows;) {
-    const std::int32_t rows = kFusedSizes[fused_size(table_, args.rows - row)];
+  for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
+    const std::int32_t rows = kFusedSizes[size];
     if (rows >= kPackedFused)
       for_each((args.columns + kPackPiece - 1) / kPackPiece, rows * kPackPiece,
                [&](std::int64_t i) {
                  const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
                  pack_input(args, args.in, row, rows, k0, std::min(args.columns, k0 + kPackPiece));
                });
-    row += rows;
-  }
+  });
 }
 
 }  // namespace herd::cpu

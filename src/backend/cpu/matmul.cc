@@ -104,10 +104,8 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   if (!work.own_inputs) prepare_shared(args, /*fused=*/true);
   pool_.run(work.now.chunks, work.now.grain, [work, this](int first, int end, int thread) {
     fused_begin(work, thread);
-    for (Division::Run run; first < end; first += run.count / Division::kChunkPanels) {
-      run = work.now.run(first, end);
-      fused_run(work, run, thread);
-    }
+    work.now.for_each_run(first, end,
+                          [&](const Division::Run& run) { fused_run(work, run, thread); });
   });
 }
 
@@ -128,17 +126,14 @@ void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, int 
   for (std::int32_t w = run.weight; w < run.weight + run.weights; ++w) {
     const Matrix& m = *work.now.matrices[w];
     const auto& kernels = table_.fused[type_index(m.type)];
-    for (std::int32_t row = 0; row < args.rows;) {
-      const int size = fused_size(table_, args.rows - row);
+    for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
       const bool packed = kFusedSizes[size] >= kPackedFused;
-      kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
-                     (packed ? in.packed : in.x) + std::int64_t{row} * m.columns,
-                     sums_of(in, m, row, packed), args.out[w] + std::int64_t{row} * m.rows, m.rows,
-                     args.epilogue == Epilogue::add,
-                     row == 0 ? weights_ahead_.fetch(thread) : nullptr,
-                     work.kv == nullptr ? nullptr : &work.kv[thread].fetch});
-      row += kFusedSizes[size];
-    }
+      kernels[size](
+          {m.data, m.panel_bytes, run.first, run.count, m.columns,
+           (packed ? in.packed : in.x) + std::int64_t{row} * m.columns, sums_of(in, m, row, packed),
+           args.out[w] + std::int64_t{row} * m.rows, m.rows, args.epilogue == Epilogue::add,
+           row == 0 ? weights_ahead_.fetch(thread) : nullptr, KvAhead::of_thread(work.kv, thread)});
+    });
   }
   if (args.epilogue != Epilogue::swiglu) return;
   const std::int32_t outputs = work.now.matrices[0]->rows, first = run.first * kPanelRows;
@@ -155,12 +150,11 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
   product.paired = false;
   const Division division(product, matrices_.data(), pool_.threads(), kTiledChunk);
   pool_.run(division.chunks, division.grain, [&](int first, int end, int thread) {
-    for (Division::Run run; first < end; first += run.count / Division::kChunkPanels) {
-      run = division.run(first, end);
+    division.for_each_run(first, end, [&](const Division::Run& run) {
       const Matrix& m = *division.matrices[run.weight];
       for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)
         tiled_panels(args, m, args.out[run.weight], run.first + p, table_.tile_panels, thread);
-    }
+    });
   });
   if (args.epilogue == Epilogue::swiglu)
     swiglu({args.out[0], args.out[1], args.out[0],
@@ -177,6 +171,7 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
   const std::int32_t group = group_of(m), width = n_panels * kPanelRows;
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   const std::int32_t block = kRowBlock / table_.tile_rows;  // tiles per block of rows
+  Fetch* fetch = KvAhead::of_thread(kv_ahead_.fetches(), thread);
   for (std::int32_t t0 = 0; t0 < tiles; t0 += block) {
     const std::int32_t t1 = std::min(tiles, t0 + block);
     const std::int32_t base = tile_rows(args.rows, table_.tile_rows, t0).first;
@@ -194,8 +189,7 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
             {unpacked,
              args.in.packed + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
              sums == nullptr ? nullptr : sums + k0 / group * rows.rows, n, group,
-             totals + std::int64_t{rows.first - base} * width,
-             kv_ahead_.fetches() == nullptr ? nullptr : &kv_ahead_.fetches()[thread].fetch});
+             totals + std::int64_t{rows.first - base} * width, fetch});
       }
     }
     store_totals(totals, width, rows_in_block, first_panel * kPanelRows, m.rows,

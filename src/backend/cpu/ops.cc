@@ -35,6 +35,10 @@ void CpuBackend::rms_norm(const RmsNormArgs& args) {
     norm_ = args;
     return;
   }
+  norm_rows(args);
+}
+
+void CpuBackend::norm_rows(const RmsNormArgs& args) {
   for_each(args.rows, args.columns, [&](std::int64_t row) {
     norm_row(args, row, static_cast<float*>(args.out) + row * args.columns);
   });

@@ -39,6 +39,17 @@ struct Fetch {
   const std::byte *at, *end;   // of the one under way
   const Stretch *next, *last;  // those after it
 };
+/// Makes sure that something is left of the stretch under way; false if all are used up. What was
+/// asked for past an end counts for the next stretch, so that a reader stays as far ahead. Always
+/// inlined: kernels' files have instructions that other files must not get.
+[[gnu::always_inline]] inline bool goes_on(Fetch& f) {
+  if (f.at < f.end) return true;
+  if (f.next == f.last) return false;
+  f.at = f.next->at + (f.at - f.end);
+  f.end = f.next->end;
+  ++f.next;
+  return true;
+}
 
 /// Few rows against a run of panels: weights are decoded in registers and used at once.
 struct FusedArgs {

@@ -29,4 +29,14 @@ inline int fused_size(const KernelTable& table, std::int32_t rows) {
   return size;
 }
 
+/// body(first row, size) for rows [0, rows) cut into the sizes of fused kernels, as indices.
+template <class Body>
+void for_fused_rows(const KernelTable& table, std::int32_t rows, const Body& body) {
+  for (std::int32_t row = 0; row < rows;) {
+    const int size = fused_size(table, rows - row);
+    body(row, size);
+    row += kFusedSizes[size];
+  }
+}
+
 }  // namespace herd::cpu

@@ -37,13 +37,7 @@ constexpr int fetch_bytes(int rows_and_panels) {
 /// The next Bytes of what will be read soon.
 template <int Bytes>
 INLINE void fetch(Fetch* f) {
-  if (f == nullptr) return;
-  if (f->at >= f->end) {
-    if (f->next == f->last) return;
-    f->at = f->next->at + (f->at - f->end);  // as far ahead as before
-    f->end = f->next->end;
-    ++f->next;
-  }
+  if (f == nullptr || !goes_on(*f)) return;
   const std::byte* at = f->at;
   unroll<(Bytes + 63) / 64>([&](auto i) INLINE_LAMBDA { prefetch(at + i.value * 64); });
   f->at = at + Bytes;
