@@ -66,7 +66,7 @@ std::string CpuBackend::description() const {
 
 std::int64_t CpuBackend::matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                                       MatrixUse) const {
-  return (rows + 31) / 32 * 2 * panel_bytes(type, columns);
+  return (rows + kPairRows - 1) / kPairRows * kPairPanels * panel_bytes(type, columns);
 }
 
 Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
@@ -77,31 +77,31 @@ Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
   Matrix m{source.type,
            static_cast<std::int32_t>(source.rows),
            static_cast<std::int32_t>(source.columns),
-           static_cast<std::int32_t>((source.rows + 31) / 32 * 2),
+           static_cast<std::int32_t>((source.rows + kPairRows - 1) / kPairRows * kPairPanels),
            panel_bytes(source.type, source.columns),
            nullptr};
   m.data = weights_.take(m.panels * m.panel_bytes);
   if (m.data == nullptr)
     return Error{Code::resource_exhausted, fmt::format("matrix {}: no memory for {} bytes",
                                                        source.name, m.panels * m.panel_bytes)};
-  // Reads are serial, a slab of panels at a time; packing is shared out.
+  // Reads are serial, a slab of pairs at a time; packing is shared out.
   const std::int64_t row_bytes = quant::row_bytes(source.type, source.columns);
+  const std::int64_t pair_bytes = kPairPanels * m.panel_bytes;
   const std::int32_t slab = std::max<std::int32_t>(
-      2, static_cast<std::int32_t>((std::int64_t{4} << 20) / (row_bytes * kPanelRows)));
+      1, static_cast<std::int32_t>((std::int64_t{4} << 20) / (row_bytes * kPairRows)));
   std::vector<std::byte> raw(static_cast<std::size_t>(
-      std::min<std::int64_t>(std::int64_t{slab} * kPanelRows, source.rows) * row_bytes));
-  for (std::int32_t first = 0; first * kPanelRows < m.rows; first += slab) {
-    const std::int32_t n_rows = std::min(slab * kPanelRows, m.rows - first * kPanelRows);
+      std::min<std::int64_t>(std::int64_t{slab} * kPairRows, source.rows) * row_bytes));
+  for (std::int32_t first = 0; first * kPairRows < m.rows; first += slab) {
+    const std::int32_t n_rows = std::min(slab * kPairRows, m.rows - first * kPairRows);
     const std::span<std::byte> bytes(raw.data(), static_cast<std::size_t>(n_rows * row_bytes));
-    if (Status status = source.read(first * kPanelRows, n_rows, bytes); !status.ok()) {
+    if (Status status = source.read(first * kPairRows, n_rows, bytes); !status.ok()) {
       weights_.release_to(matrices_.size());
       return status.error();
     }
-    pool_.run((n_rows + kPanelRows - 1) / kPanelRows, [&](int panel, int) {
-      const int rows = std::min(kPanelRows, n_rows - panel * kPanelRows);
-      pack_panel(
-          m.type, m.columns, rows, raw.data() + panel * kPanelRows * row_bytes,
-          {m.data + (first + panel) * m.panel_bytes, static_cast<std::size_t>(m.panel_bytes)});
+    pool_.run((n_rows + kPairRows - 1) / kPairRows, [&](int pair, int) {
+      const int rows = std::min(kPairRows, n_rows - pair * kPairRows);
+      pack_pair(m.type, m.columns, rows, raw.data() + pair * kPairRows * row_bytes,
+                {m.data + (first + pair) * pair_bytes, static_cast<std::size_t>(pair_bytes)});
     });
   }
   matrices_.push_back(m);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
 
 namespace herd::cpu {
@@ -22,19 +23,21 @@ struct Product {
   friend bool operator==(const Product&, const Product&) = default;
 };
 
-/// A matrix as panels; `panels` is even (the last ones may be padding).
+/// A matrix as pairs of panels: pack.h (the last ones may be padding).
 struct Matrix {
   quant::Type type;
   std::int32_t rows, columns, panels;
   std::int64_t panel_bytes;
   std::byte* data;
   Product next = {};  // that followed the one which begins with this matrix, the last time
+
+  const std::byte* panel(std::int32_t i) const { return panel_at(data, type, panel_bytes, i); }
 };
 
 /// A product cut into chunks of a pair of panels: those of one matrix after the other or, if
 /// paired, the same panels of all of them.
 struct Division {
-  static constexpr std::int32_t kChunkPanels = 2;
+  static constexpr std::int32_t kChunkPanels = kPairPanels;
   struct Run {
     std::int32_t weight, weights;  // the first matrix, and how many
     std::int32_t first, count;     // panels of each

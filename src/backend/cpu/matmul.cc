@@ -181,7 +181,7 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);
       for (std::int32_t p = 0; p < n_panels; ++p)
-        unpack(m.data + (first_panel + p) * m.panel_bytes, k0, n, unpacked[p]);
+        unpack(m.panel(first_panel + p), k0, n, unpacked[p]);
       for (std::int32_t t = t0; t < t1; ++t) {
         const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
         const float* sums = sums_of(args.in, m, rows.first, true);

@@ -16,7 +16,7 @@ void CpuBackend::embed(const EmbedArgs& args) {
   for_each(args.rows, m.columns * 8, [&](std::int64_t i) {
     UnpackedPanel chunk;
     const TokenId id = batch_->ids[static_cast<std::size_t>(i)];
-    const std::byte* panel = m.data + id / kPanelRows * m.panel_bytes;
+    const std::byte* panel = m.panel(id / kPanelRows);
     float* out = args.out + i * m.columns;
     for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
       const std::int32_t n = std::min(kChunk, m.columns - k0);

@@ -195,14 +195,15 @@ void place_header(Type type, const Parts& parts, int lane, std::byte* unit) {
 }
 
 template <class Block>
-void pack_units(Type type, std::int64_t columns, int rows, const std::byte* raw, std::byte* panel) {
+void pack_units(Type type, std::int64_t columns, int rows, const std::byte* raw, std::byte* pair) {
   const PanelFormat format = panel_format(type);
   const std::int64_t units = columns / format.unit;
-  for (int lane = 0; lane < rows; ++lane) {
+  for (int row = 0; row < rows; ++row) {
+    const int panel = row / kPanelRows, lane = row % kPanelRows;
     for (std::int64_t u = 0; u < units; ++u) {
       Parts parts;
-      take_apart(read_block<Block>(raw + (lane * units + u) * std::int64_t{sizeof(Block)}), parts);
-      std::byte* unit = panel + u * format.unit_bytes();
+      take_apart(read_block<Block>(raw + (row * units + u) * std::int64_t{sizeof(Block)}), parts);
+      std::byte* unit = pair + (kPairPanels * u + panel) * format.unit_bytes();
       place_header(type, parts, lane, unit);
       for (int s = 0; s < format.unit / 32; ++s)
         place_codes(code_bits(type), parts.codes + 32 * s, lane,
@@ -211,36 +212,36 @@ void pack_units(Type type, std::int64_t columns, int rows, const std::byte* raw,
   }
 }
 
-/// F32, F16, BF16: [k][16].
-void pack_plain(std::int64_t columns, int rows, int bytes, const std::byte* raw, std::byte* panel) {
-  for (int lane = 0; lane < rows; ++lane)
+/// F32, F16, BF16: [k][32].
+void pack_plain(std::int64_t columns, int rows, int bytes, const std::byte* raw, std::byte* pair) {
+  for (int row = 0; row < rows; ++row)
     for (std::int64_t k = 0; k < columns; ++k)
-      std::memcpy(panel + (k * kPanelRows + lane) * bytes, raw + (lane * columns + k) * bytes,
+      std::memcpy(pair + (k * kPairRows + row) * bytes, raw + (row * columns + k) * bytes,
                   static_cast<std::size_t>(bytes));
 }
 
 }  // namespace
 
-void pack_panel(Type type, std::int64_t columns, int rows, const std::byte* raw,
-                std::span<std::byte> panel) {
-  std::memset(panel.data(), 0, panel.size());
+void pack_pair(Type type, std::int64_t columns, int rows, const std::byte* raw,
+               std::span<std::byte> pair) {
+  std::memset(pair.data(), 0, pair.size());
   using enum Type;
   switch (type) {
-    case F32: return pack_plain(columns, rows, 4, raw, panel.data());
+    case F32: return pack_plain(columns, rows, 4, raw, pair.data());
     case F16:
-    case BF16: return pack_plain(columns, rows, 2, raw, panel.data());
-    case Q4_0: return pack_units<quant::BlockQ4_0>(type, columns, rows, raw, panel.data());
-    case Q4_1: return pack_units<quant::BlockQ4_1>(type, columns, rows, raw, panel.data());
-    case Q5_0: return pack_units<quant::BlockQ5_0>(type, columns, rows, raw, panel.data());
-    case Q5_1: return pack_units<quant::BlockQ5_1>(type, columns, rows, raw, panel.data());
-    case Q8_0: return pack_units<quant::BlockQ8_0>(type, columns, rows, raw, panel.data());
-    case Q2_K: return pack_units<quant::BlockQ2_K>(type, columns, rows, raw, panel.data());
-    case Q3_K: return pack_units<quant::BlockQ3_K>(type, columns, rows, raw, panel.data());
-    case Q4_K: return pack_units<quant::BlockQ4_K>(type, columns, rows, raw, panel.data());
-    case Q5_K: return pack_units<quant::BlockQ5_K>(type, columns, rows, raw, panel.data());
-    case Q6_K: return pack_units<quant::BlockQ6_K>(type, columns, rows, raw, panel.data());
-    case IQ4_NL: return pack_units<quant::BlockIQ4_NL>(type, columns, rows, raw, panel.data());
-    case IQ4_XS: return pack_units<quant::BlockIQ4_XS>(type, columns, rows, raw, panel.data());
+    case BF16: return pack_plain(columns, rows, 2, raw, pair.data());
+    case Q4_0: return pack_units<quant::BlockQ4_0>(type, columns, rows, raw, pair.data());
+    case Q4_1: return pack_units<quant::BlockQ4_1>(type, columns, rows, raw, pair.data());
+    case Q5_0: return pack_units<quant::BlockQ5_0>(type, columns, rows, raw, pair.data());
+    case Q5_1: return pack_units<quant::BlockQ5_1>(type, columns, rows, raw, pair.data());
+    case Q8_0: return pack_units<quant::BlockQ8_0>(type, columns, rows, raw, pair.data());
+    case Q2_K: return pack_units<quant::BlockQ2_K>(type, columns, rows, raw, pair.data());
+    case Q3_K: return pack_units<quant::BlockQ3_K>(type, columns, rows, raw, pair.data());
+    case Q4_K: return pack_units<quant::BlockQ4_K>(type, columns, rows, raw, pair.data());
+    case Q5_K: return pack_units<quant::BlockQ5_K>(type, columns, rows, raw, pair.data());
+    case Q6_K: return pack_units<quant::BlockQ6_K>(type, columns, rows, raw, pair.data());
+    case IQ4_NL: return pack_units<quant::BlockIQ4_NL>(type, columns, rows, raw, pair.data());
+    case IQ4_XS: return pack_units<quant::BlockIQ4_XS>(type, columns, rows, raw, pair.data());
   }
 }
 

@@ -1,9 +1,11 @@
 // The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds
 // one input's weight for 16 different outputs. The same bytes serve every instruction set.
 //
-// A panel is a run of units. Types with 32-value blocks have a unit per block, K-quants a unit per
-// 256 values; F32, F16 and BF16 are plain [k][16]. A unit is a header of scales followed by code
-// planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
+// A panel consists of units. Types with 32-value blocks have a unit per block, K-quants a unit per
+// 256 values; F32, F16 and BF16 have one per value: its 16 weights. Panels come in pairs, whose
+// units alternate: a kernel that has both side by side reads one run of memory, which is what
+// processors prefetch best (docs/performance.md). Else a unit is a header of scales followed by
+// code planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
 //   plane of 4 bits: 4 words; word g holds inputs 8g..8g+7, input j of them at bit 4j
 //   plane of 1 bit : 1 word;  input 8g+j at bit 4j+g
 //   plane of 2 bits: 2 words; word w holds inputs 16w..16w+15, input 8g+j of them at bit 4j+2g
@@ -20,6 +22,8 @@
 namespace herd::cpu {
 
 inline constexpr int kPanelRows = 16;
+inline constexpr int kPairPanels = 2;
+inline constexpr int kPairRows = kPairPanels * kPanelRows;
 
 /// How a type's panel is laid out; sizes in bytes for 16 rows.
 struct PanelFormat {
@@ -57,9 +61,22 @@ constexpr std::int64_t panel_bytes(quant::Type type, std::int64_t columns) {
   return columns / panel_format(type).unit * panel_format(type).unit_bytes();
 }
 
-/// Packs up to 16 rows of raw GGUF blocks (`rows` of them, one after another) into `panel`; rows
-/// past the last become zeros. REQUIRES: panel.size() == panel_bytes(type, columns).
-void pack_panel(quant::Type type, std::int64_t columns, int rows, const std::byte* raw,
-                std::span<std::byte> panel);
+/// Bytes from a panel's unit to its next.
+constexpr std::int64_t unit_stride(quant::Type type) {
+  return kPairPanels * panel_format(type).unit_bytes();
+}
+
+/// Where panel `i` of the matrix at `data` begins. Always inlined: see goes_on().
+[[gnu::always_inline]] constexpr const std::byte* panel_at(const std::byte* data, quant::Type type,
+                                    std::int64_t panel_bytes, std::int32_t i) {
+  return data + i / kPairPanels * kPairPanels * panel_bytes +
+         i % kPairPanels * panel_format(type).unit_bytes();
+}
+
+/// Packs up to 32 rows of raw GGUF blocks (`rows` of them, one after another) into a pair of
+/// panels; rows past the last become zeros. REQUIRES: pair.size() == 2 * panel_bytes(type,
+/// columns).
+void pack_pair(quant::Type type, std::int64_t columns, int rows, const std::byte* raw,
+               std::span<std::byte> pair);
 
 }  // namespace herd::cpu

@@ -53,9 +53,9 @@ struct Fetch {
 
 /// Few rows against a run of panels: weights are decoded in registers and used at once.
 struct FusedArgs {
-  const std::byte* panels;  // the matrix, panel after panel
+  const std::byte* panels;  // the matrix: pack.h
   std::int64_t panel_bytes;
-  std::int32_t first_panel, n_panels;  // n_panels is even: matrices are padded to pairs of panels
+  std::int32_t first_panel, n_panels;  // both even: whole pairs
   std::int32_t columns;
   const float* x;     // [rows][columns]; from kPackedFused rows on [columns][rows]
   const float* sums;  // [rows][groups] of x, or [groups][rows] likewise; read if the type has mins

@@ -158,7 +158,8 @@ INLINE F code(const Words& w) {
 /// Weights of input k of a plain panel.
 template <Type T>
 INLINE F plain_weight(const std::byte* panel, std::int64_t k) {
-  if constexpr (T == Type::F32) return load(reinterpret_cast<const float*>(panel) + k * 16);
-  if constexpr (T == Type::F16) return load_half(panel + k * 32);
-  if constexpr (T == Type::BF16) return load_bf16(panel + k * 32);
+  const std::byte* at = panel + k * unit_stride(T);
+  if constexpr (T == Type::F32) return load(reinterpret_cast<const float*>(at));
+  if constexpr (T == Type::F16) return load_half(at);
+  if constexpr (T == Type::BF16) return load_bf16(at);
 }

@@ -75,7 +75,7 @@ INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, F (
   constexpr int kHalfBytes = static_cast<int>(format.unit_bytes()) / (format.unit / 16);
   for (std::int32_t k = 0; k < a.columns; k += kGroup) {
     const std::byte* units[C];
-    const std::int64_t at = k / format.unit * format.unit_bytes();
+    const std::int64_t at = k / format.unit * unit_stride(T);
     unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
     const int h = k % format.unit / 16;
     F acc[R][C];
@@ -128,12 +128,13 @@ INLINE void fused_plain(const FusedArgs& a, const std::byte* const* panels, F (&
   }
 }
 
-/// C panels from `panel` on, all inputs, R rows.
+/// C panels of a pair from `panel` on, all inputs, R rows.
 template <Type T, int R, int C>
 void fused_panels(const FusedArgs& a, std::int32_t panel) {
   const std::byte* panels[C];
-  unroll<C>([&](auto c)
-                INLINE_LAMBDA { panels[c.value] = a.panels + (panel + c.value) * a.panel_bytes; });
+  unroll<C>([&](auto c) INLINE_LAMBDA {
+    panels[c.value] = panel_at(a.panels, T, a.panel_bytes, panel + c.value);
+  });
   F total[R][C];
   unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { total[r.value][c.value] = zero(); });
   if constexpr (is_plain(T))
@@ -146,16 +147,12 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
   });
 }
 
-/// FusedArgs for R rows. Several panels side by side hide the latency of the fma chains.
+/// FusedArgs for R rows: the panels of a pair side by side where registers last. More than a pair
+/// would multiply faster from a cache, but be several runs of memory: docs/performance.md.
 template <Type T, int R>
 void fused(const FusedArgs& a) {
-  const std::int32_t end = a.first_panel + a.n_panels;
-  std::int32_t panel = a.first_panel;
-  if constexpr (R == 1 && kFusedPanels > 2)
-    for (; panel + kFusedPanels <= end; panel += kFusedPanels)
-      fused_panels<T, R, kFusedPanels>(a, panel);
-  constexpr int C = 2 * R <= kAccumulators ? 2 : 1;
-  for (; panel < end; panel += C) fused_panels<T, R, C>(a, panel);
+  constexpr int C = kPairPanels * R <= kAccumulators ? kPairPanels : 1;
+  for (std::int32_t i = 0; i < a.n_panels; i += C) fused_panels<T, R, C>(a, a.first_panel + i);
 }
 
 /// UnpackFn: see table.h.
@@ -167,7 +164,7 @@ void unpack(const std::byte* panel, std::int32_t k0, std::int32_t n, UnpackedPan
     store(to.scales[0], set1(1.0f));
   } else {
     for (std::int32_t k = 0; k < n; k += 16) {
-      const std::byte* unit = panel + (k0 + k) / format.unit * format.unit_bytes();
+      const std::byte* unit = panel + (k0 + k) / format.unit * unit_stride(T);
       const int h = (k0 + k) % format.unit / 16;
       prefetch_half<T>(unit, h, kPrefetchBytes);
       if (k % group_of(T) == 0) {
