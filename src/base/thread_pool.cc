@@ -68,19 +68,22 @@ void ThreadPool::run_job() {
     wait_while(left_, left, 0);
 }
 
-/// Its own chunks, then what is left of the others'.
+/// Its own chunks, then what is left of the others'. What is done is said before the others are
+/// looked at: the caller waits for the one, and fetching their lines takes as long as a small take.
 void ThreadPool::take_chunks(int thread) {
-  int done = 0;
-  for (int i = 0; i < threads(); ++i) done += take_from((thread + i) % threads(), thread);
-  if (done == 0) return;
-  if (left_.fetch_sub(done, std::memory_order_acq_rel) == done && thread != 0) left_.notify_one();
+  for (int i = 0; i < threads(); ++i) {
+    const int done = take_from((thread + i) % threads(), thread);
+    if (done == 0) continue;
+    if (left_.fetch_sub(done, std::memory_order_acq_rel) == done && thread != 0) left_.notify_one();
+  }
 }
 
 int ThreadPool::take_from(int owner, int thread) {
   Tickets& tickets = tickets_[static_cast<std::size_t>(owner)];
-  for (int done = 0;; ++done) {
+  for (int done = 0, next = -1, end = 0;; ++done) {
+    if (next + 1 == end && done > 0) return done;  // that was the last one
     const std::uint64_t ticket = tickets.next.fetch_add(1, std::memory_order_acq_rel);
-    const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
+    next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
     if (next >= end) return done;
     const int first = first_chunk(job_.chunks, owner) + next * job_.grain;
     job_.call(job_.body, first, std::min(first + job_.grain, first_chunk(job_.chunks, owner + 1)),

@@ -135,12 +135,13 @@ class CpuBackend final : public Backend {
   void sum_row(const ProductArgs& args, const Inputs& in, std::int64_t row) const;
   void pack_input(const ProductArgs& args, const Inputs& in, std::int32_t first, std::int32_t rows,
                   std::int32_t k0, std::int32_t k1) const;
+  static void ask_for_inputs(const ProductArgs& args);
   void prepare_own(const ProductArgs& args, int thread);
   void prepare_shared(const ProductArgs& args, bool fused);
   static const float* sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed);
   void matmul_fused(const ProductArgs& args);
   void fused_begin(const FusedWork& work, int thread);
-  void fused_run(const FusedWork& work, const Division::Run& run, int thread);
+  void fused_run(const FusedWork& work, const Division::Run& run, bool mine, int thread);
   void matmul_tiled(const ProductArgs& args);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);

@@ -40,7 +40,7 @@ void Division::stretches(int first, int end, std::int64_t skip, std::int64_t mos
                          std::vector<Stretch>& to) const {
   const std::size_t before = to.size();
   for (int chunk = first, step; chunk < end && most > 0; chunk += step) {
-    const Run r = run(chunk, std::min(end, chunk + grain));
+    const Run r = run(chunk, paired ? std::min(end, chunk + grain) : end);
     step = r.count / kChunkPanels;
     for (std::int32_t w = r.weight; w < r.weight + r.weights && most > 0; ++w) {
       const Matrix& m = *matrices[w];

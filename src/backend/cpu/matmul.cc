@@ -10,6 +10,8 @@ namespace {
 
 /// Keys and values read beside which weights stay in the second-level cache of a thread's core.
 constexpr std::int64_t kKeptBeside = 512 << 10;
+/// Bytes that a thread asks for ahead in chunks taken over from another, for whom they were asked.
+constexpr std::int64_t kAheadOfOthers = 4 << 10;
 constexpr std::int32_t kFusedChunk = 4, kTiledChunk = 64;  // panels, at most
 
 /// Weights are decoded once per kernel called: past two of them a single unpacking is the cheaper.
@@ -104,8 +106,10 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   if (!work.own_inputs) prepare_shared(args, /*fused=*/true);
   pool_.run(work.now.chunks, work.now.grain, [work, this](int first, int end, int thread) {
     fused_begin(work, thread);
+    const bool mine = first >= pool_.first_chunk(work.now.chunks, thread) &&
+                      first < pool_.first_chunk(work.now.chunks, thread + 1);
     work.now.for_each_run(first, end,
-                          [&](const Division::Run& run) { fused_run(work, run, thread); });
+                          [&](const Division::Run& run) { fused_run(work, run, mine, thread); });
   });
 }
 
@@ -116,23 +120,32 @@ void CpuBackend::fused_begin(const FusedWork& work, int thread) {
     return WeightsAhead::Share{d, pool_.first_chunk(d.chunks, thread),
                                pool_.first_chunk(d.chunks, thread + 1)};
   };
+  ask_for_inputs(work.args);
   weights_ahead_.begin(thread, share(work.now), share(work.next), work.kept);
   if (work.own_inputs) prepare_own(work.args, thread);
 }
 
-void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, int thread) {
+/// `mine`: of the chunks that are the thread's own.
+void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool mine, int thread) {
   const ProductArgs& args = work.args;
   const Inputs& in = work.own_inputs ? own_[static_cast<std::size_t>(thread)].in : args.in;
+  Fetch of_others = {};
   for (std::int32_t w = run.weight; w < run.weight + run.weights; ++w) {
     const Matrix& m = *work.now.matrices[w];
     const auto& kernels = table_.fused[type_index(m.type)];
+    Fetch* weights = weights_ahead_.fetch(thread);
+    if (!mine) {
+      const std::byte* begin = m.panel(run.first);
+      of_others = {begin + kAheadOfOthers, begin + run.count * m.panel_bytes, nullptr, nullptr};
+      weights = &of_others;
+    }
     for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
       const bool packed = kFusedSizes[size] >= kPackedFused;
-      kernels[size](
-          {m.data, m.panel_bytes, run.first, run.count, m.columns,
-           (packed ? in.packed : in.x) + std::int64_t{row} * m.columns, sums_of(in, m, row, packed),
-           args.out[w] + std::int64_t{row} * m.rows, m.rows, args.epilogue == Epilogue::add,
-           row == 0 ? weights_ahead_.fetch(thread) : nullptr, KvAhead::of_thread(work.kv, thread)});
+      kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
+                     (packed ? in.packed : in.x) + std::int64_t{row} * m.columns,
+                     sums_of(in, m, row, packed), args.out[w] + std::int64_t{row} * m.rows, m.rows,
+                     args.epilogue == Epilogue::add, row == 0 ? weights : nullptr,
+                     KvAhead::of_thread(work.kv, thread)});
     });
   }
   if (args.epilogue != Epilogue::swiglu) return;

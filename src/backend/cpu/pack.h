@@ -68,7 +68,8 @@ constexpr std::int64_t unit_stride(quant::Type type) {
 
 /// Where panel `i` of the matrix at `data` begins. Always inlined: see goes_on().
 [[gnu::always_inline]] constexpr const std::byte* panel_at(const std::byte* data, quant::Type type,
-                                    std::int64_t panel_bytes, std::int32_t i) {
+                                                           std::int64_t panel_bytes,
+                                                           std::int32_t i) {
   return data + i / kPairPanels * kPairPanels * panel_bytes +
          i % kPairPanels * panel_format(type).unit_bytes();
 }
