@@ -158,6 +158,9 @@ struct RopeStoreArgs {
   std::int32_t rows, heads, kv_heads, head_size;
   std::int32_t rope_size;  // pairs (2i, 2i+1) below it rotate
   std::int32_t layer;
+  // Only the attention that comes next, of this layer, reads q, k and v: a backend may leave the
+  // work to that.
+  bool for_next_attention = false;
 };
 /// Causal attention of every row of the step over its own sequence's pages.
 struct AttentionArgs {

@@ -34,7 +34,7 @@ void Model::process_layer(std::int32_t layer, const StepRows& step) {
   norm(w.attention_norm, layer > 0 ? s.delta : nullptr);
   device.matmul({s.normed, rows, 3, {w.q, w.k, w.v}, {s.q, s.k, s.v}});
   device.rope_store({s.q, s.k, s.v, s.rotated, weights_.rope_table, rows, c.heads, c.kv_heads,
-                     c.head_size, c.rope_size, layer});
+                     c.head_size, c.rope_size, layer, /*for_next_attention=*/true});
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_size));
   device.attention({s.rotated, s.attended, layer, c.heads, scale});
   add_product(s.attended, w.attention_output);

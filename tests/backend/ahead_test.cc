@@ -276,56 +276,72 @@ TEST(Division, ChunksOfOneMatrixAfterTheOtherOrOfAllAtOnce) {
 }
 
 TEST(WeightsAhead, AThreadReadsItsSharesAsOneRunOfMemory) {
-  const FourMatrices four;
-  const Division now(four.product({0, 1}), four.matrices.data(), 2, 4);
-  const Division next(four.product({2}), four.matrices.data(), 2, 4);
+  constexpr std::int64_t kKiB = 1 << 10, kOne = 1 << 20, kTwo = 2 << 20;
+  static_assert(WeightsAhead::kLeastBytes == 16 * kKiB && WeightsAhead::kMostBytes == 128 * kKiB);
+  const auto memory = zeros(3 << 20);
+  const std::vector<Matrix> matrices = {
+      {quant::Type::Q8_0, 96, 512, 6, 16 * kKiB, memory.get()},
+      {quant::Type::Q8_0, 160, 1024, 10, 32 * kKiB, memory.get() + kOne},
+      {quant::Type::Q8_0, 128, 512, 8, 16 * kKiB, memory.get() + kTwo}};
+  const Division now({2, {{0}, {1}}}, matrices.data(), 2, 4);
+  const Division next({1, {{2}}}, matrices.data(), 2, 4);
   const auto left = [&](WeightsAhead& ahead) {
     Offsets to;
     const Fetch& f = *ahead.fetch(1);
-    if (f.at < f.end) to.emplace_back(f.at - four.memory.get(), f.end - four.memory.get());
+    if (f.at < f.end) to.emplace_back(f.at - memory.get(), f.end - memory.get());
     for (const Stretch* s = f.next; s < f.last; ++s)
-      to.emplace_back(s->at - four.memory.get(), s->end - four.memory.get());
+      to.emplace_back(s->at - memory.get(), s->end - memory.get());
     return to;
   };
+  // The second thread's: of `now` [kOne + 64, kOne + 320) KiB, of `next` [kTwo + 64, kTwo + 128).
+  const std::pair of_next = {kTwo + 64 * kKiB, kTwo + 128 * kKiB};
   WeightsAhead ahead(2);
   for (int i = 0; i < 10; ++i) ahead.ask(1);  // before the first product: there is nothing
   EXPECT_EQ(ahead.fetch(1)->next, ahead.fetch(1)->last);
   EXPECT_TRUE(ahead.is_new(1, 7));
   EXPECT_FALSE(ahead.is_new(1, 7));
   EXPECT_TRUE(ahead.is_new(0, 7));
+  // Nothing was asked for before: it is at once, as far as kernels are to stay ahead.
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
-  // Nothing was asked for before: a quarter is read before it could come.
-  EXPECT_EQ(left(ahead),
-            (Offsets{{kSecond + 8192, kSecond + 20480}, {kThird + 4096, kThird + 8192}}));
+  const Offsets from_the_start = {{kOne + 80 * kKiB, kOne + 320 * kKiB}, of_next};
+  EXPECT_EQ(left(ahead), from_the_start);
   // While it waits its share has been read: what comes next is asked for, eight lines at a time.
   ahead.ask(1);
   ahead.ask(1);
-  EXPECT_EQ(left(ahead), (Offsets{{kThird + 5120, kThird + 8192}}));
+  EXPECT_EQ(left(ahead), (Offsets{{of_next.first + kKiB, of_next.second}}));
   // What is asked for is not asked for again, if it is still kept and the product the one expected.
   ahead.begin(1, {next, 2, 4}, {now, 4, 8}, true);
-  EXPECT_EQ(left(ahead),
-            (Offsets{{kThird + 5120, kThird + 8192}, {kSecond + 4096, kSecond + 20480}}));
+  EXPECT_EQ(left(ahead), (Offsets{{of_next.first + 16 * kKiB, of_next.second},
+                                  {kOne + 64 * kKiB, kOne + 192 * kKiB}}));
   for (int i = 0; i < 5; ++i) ahead.ask(1);
-  EXPECT_EQ(left(ahead), (Offsets{{kSecond + 6656, kSecond + 20480}}));
+  EXPECT_EQ(left(ahead), (Offsets{{kOne + 64 * kKiB + 2560, kOne + 192 * kKiB}}));
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, false);
-  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 8192, kSecond + 20480}));
+  EXPECT_EQ(left(ahead), from_the_start);
   ahead.ask(1);
   ahead.begin(1, {now, 4, 8}, {next, 2, 4}, true);
-  EXPECT_EQ(left(ahead)[0], (std::pair{kSecond + 8192, kSecond + 20480}));
+  EXPECT_EQ(left(ahead), from_the_start);
+  // Of what comes next no more than a part of the cache.
   ahead.begin(1, {next, 2, 4}, {now, 4, 8}, true);
-  for (int i = 0; i < 100; ++i) ahead.ask(1);
+  for (int i = 0; i < 300; ++i) ahead.ask(1);
   EXPECT_EQ(left(ahead), Offsets{});
-  ahead.begin(1, {now, 4, 8}, {next, 0, 0}, true);  // all asked for, and nothing known behind it
-  EXPECT_EQ(left(ahead), Offsets{});
+  ahead.begin(1, {now, 4, 8}, {next, 0, 0}, true);  // far enough ahead, and nothing known behind it
+  EXPECT_EQ(left(ahead), (Offsets{{kOne + 192 * kKiB, kOne + 320 * kKiB}}));
   ahead.ask(1);
   EXPECT_EQ(left(ahead), Offsets{});
   EXPECT_EQ(ahead.fetch(0)->next, ahead.fetch(0)->last);  // the other thread's are its own
+}
 
-  // Of what comes next no more than a part of the cache.
-  std::vector<Matrix> large = {{quant::Type::Q8_0, 1024, 32, 64, 1 << 14, four.memory.get()}};
-  const Division all(four.product({0}), large.data(), 1, 4);
-  ahead.begin(1, {now, 4, 8}, {all, 0, all.chunks}, true);
-  EXPECT_EQ(left(ahead).back(), (std::pair{std::int64_t{0}, WeightsAhead::kMostBytes}));
+TEST(WeightsAhead, AShareSmallerThanWhatIsAskedForAtOnceLeadsOnToTheNext) {
+  const FourMatrices four;
+  const Division now(four.product({0}), four.matrices.data(), 2, 4);  // 6 KiB
+  const Division next(four.product({1}), four.matrices.data(), 2, 4);
+  WeightsAhead ahead(2);
+  ahead.begin(0, {now, 0, 3}, {next, 0, 5}, true);
+  const Fetch& f = *ahead.fetch(0);
+  EXPECT_EQ(f.at, four.memory.get() + kSecond + (16 - 6) * 1024);
+  EXPECT_EQ(f.end, four.memory.get() + kSecond + 10 * 2048);
+  ahead.begin(0, {next, 0, 5}, {now, 0, 0}, true);
+  EXPECT_EQ(f.at, four.memory.get() + kSecond + 16 * 1024);
 }
 
 }  // namespace

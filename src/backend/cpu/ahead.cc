@@ -9,6 +9,12 @@ namespace {
 
 constexpr int kWeightLines = 8;  // at a time
 
+void ask_some(Fetch& f) {
+  if (!goes_on(f)) return;
+  for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(f.at + line * 64, 0, 2);
+  f.at += kWeightLines * 64;
+}
+
 }  // namespace
 
 WeightsAhead::WeightsAhead(int threads) : threads_(static_cast<std::size_t>(threads)) {
@@ -30,11 +36,7 @@ std::int64_t WeightsAhead::asked_of_next(const Progress& p) {
 void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool kept) {
   Progress& p = threads_[static_cast<std::size_t>(thread)];
   const bool expected = kept && share.division.begin(share.first) == p.next_begin;
-  // Where nothing was asked for it begins further on, and stays as far ahead from then on: the very
-  // next lines are read at once, and a thread that never waits gets no further ahead.
-  const std::int64_t skip =
-      expected ? asked_of_next(p)
-               : std::min(kLeastBytes, share.division.bytes(share.first, share.end) / 4);
+  const std::int64_t skip = expected ? asked_of_next(p) : 0;
   p.stretches.clear();
   share.division.stretches(share.first, share.end, skip, std::numeric_limits<std::int64_t>::max(),
                            p.stretches);
@@ -42,6 +44,10 @@ void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool
   next.division.stretches(next.first, next.end, 0, kMostBytes, p.stretches);
   p.next_begin = next.first < next.end ? next.division.begin(next.first) : nullptr;
   p.fetch = {nullptr, nullptr, p.stretches.data(), p.stretches.data() + p.stretches.size()};
+  // A kernel asks for as much as it reads, so a thread that never waits stays as far ahead as it
+  // begins.
+  for (std::int64_t asked = skip; asked < kLeastBytes; asked += kWeightLines * 64)
+    ask_some(p.fetch);
 }
 
 void WeightsAhead::ask(int thread) {
@@ -50,9 +56,7 @@ void WeightsAhead::ask(int thread) {
   const Stretch *from = p.stretches.data() + p.share,
                 *last = p.stretches.data() + p.stretches.size();
   if (f.next <= from) f = {nullptr, nullptr, from, last};  // its share has been read
-  if (!goes_on(f)) return;
-  for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(f.at + line * 64, 0, 2);
-  f.at += kWeightLines * 64;
+  ask_some(f);
 }
 
 void KvAhead::create(const KvLayout& layout, const std::byte* keys, const std::byte* values) {

@@ -20,7 +20,7 @@ namespace herd::cpu {
 class WeightsAhead {
  public:
   static constexpr std::int64_t kMostBytes = 128 << 10;  // ahead of what is read
-  static constexpr std::int64_t kLeastBytes = 32 << 10;
+  static constexpr std::int64_t kLeastBytes = 16 << 10;
 
   /// Chunks [first, end) of a product; none if it is not known.
   struct Share {

@@ -1,17 +1,16 @@
 // Sharing attention out: one task is a tile of queries of one sequence that read the same kv head.
+#include <iterator>
+#include <utility>
+
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/for_each.h"
 
 namespace herd::cpu {
 namespace {
 
-/// How the queries of one kv head are cut into tiles: `rows` rows times `heads` query heads.
-struct TileShape {
-  std::int32_t rows, heads;
-};
-TileShape tile_shape(std::int32_t group, std::int32_t most) {
-  const std::int32_t heads = std::min(group, most);
-  return {std::max(1, most / heads), heads};
+constexpr std::int32_t kFirstPages = 2;
+
+void ask_for(const std::byte* from, std::int64_t bytes) {
+  for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
 }
 std::int32_t pieces(std::int32_t n, std::int32_t each) {
   return (n + each - 1) / each;
@@ -19,55 +18,80 @@ std::int32_t pieces(std::int32_t n, std::int32_t each) {
 
 }  // namespace
 
+/// A rotation whose parts belong to one task of attention each: a task has all the heads that read
+/// a kv head, and a sequence has one row.
+bool CpuBackend::left_to_attention(const RopeStoreArgs& args) const {
+  return args.for_next_attention && args.q_out == args.q &&
+         args.heads / kv_.kv_heads <= table_.tile_rows &&
+         std::ssize(batch_->sequences) == batch_->n_rows();
+}
+
 void CpuBackend::attention(const AttentionArgs& args) {
   const Batch& batch = *batch_;
   const std::int32_t group = args.heads / kv_.kv_heads;
-  const TileShape shape = tile_shape(group, table_.tile_rows);
-  const std::int32_t head_pieces = pieces(group, shape.heads);
-  const std::int32_t per_row_tile = kv_.kv_heads * head_pieces;
+  const std::int32_t tile_heads = std::min(group, table_.tile_rows);
+  const AttentionWork work = {args, std::exchange(rope_, {}), group, table_.tile_rows / tile_heads,
+                              tile_heads};
 
   std::int32_t tasks = 0;
   std::int64_t keys = 0;
   for (const BatchSequence& s : batch.sequences) {
-    tasks += pieces(s.n_rows, shape.rows) * per_row_tile;
+    tasks += pieces(s.n_rows, work.tile_rows) * kv_.kv_heads * pieces(group, tile_heads);
     keys += s.kv_length;
   }
   attended_bytes_ = keys * kv_.kv_heads * (kv_.key_bytes() + kv_.value_bytes()) / pool_.threads();
-  pool_.run(
-      tasks, [this, args, &batch, shape, group, head_pieces, per_row_tile](int task, int thread) {
-        std::size_t i = 0;  // which sequence: few of them, so a walk is enough
-        std::int32_t left = task;
-        for (; left >= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile; ++i)
-          left -= pieces(batch.sequences[i].n_rows, shape.rows) * per_row_tile;
-        const BatchSequence& s = batch.sequences[i];
-        // Later rows see more keys: start with them, so that no long task is left for the end.
-        const std::int32_t row_tile = pieces(s.n_rows, shape.rows) - 1 - left / per_row_tile;
-        const std::int32_t kv_head = left % per_row_tile / head_pieces;
-        const std::int32_t first_row = row_tile * shape.rows;
-        const std::int32_t first_head = left % head_pieces * shape.heads;
-        attention_tile(args, s, kv_head, first_row, std::min(shape.rows, s.n_rows - first_row),
-                       first_head, std::min(shape.heads, group - first_head), thread);
-      });
+  pool_.run(tasks, [this, work](int task, int thread) {
+    attention_tile(work, attention_task(work, task), thread);
+  });
   kv_ahead_.attention_done(args.layer, batch);
 }
 
-void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& sequence,
-                                std::int32_t kv_head, std::int32_t first_row, std::int32_t n_rows,
-                                std::int32_t first_head, std::int32_t n_heads, int thread) {
-  const std::int32_t group = args.heads / kv_.kv_heads, size = kv_.head_size;
+CpuBackend::AttentionTask CpuBackend::attention_task(const AttentionWork& work,
+                                                     std::int32_t task) const {
+  const std::int32_t head_pieces = pieces(work.group, work.tile_heads);
+  const std::int32_t per_row_tile = kv_.kv_heads * head_pieces;
+  const BatchSequence* s = batch_->sequences.data();  // few of them, so a walk is enough
+  for (; task >= pieces(s->n_rows, work.tile_rows) * per_row_tile; ++s)
+    task -= pieces(s->n_rows, work.tile_rows) * per_row_tile;
+  // Later rows see more keys: start with them, so that no long task is left for the end.
+  const std::int32_t first_row =
+      (pieces(s->n_rows, work.tile_rows) - 1 - task / per_row_tile) * work.tile_rows;
+  const std::int32_t first_head = task % head_pieces * work.tile_heads;
+  return {s,          task % per_row_tile / head_pieces,
+          first_row,  std::min(work.tile_rows, s->n_rows - first_row),
+          first_head, std::min(work.tile_heads, work.group - first_head)};
+}
+
+void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& task, int thread) {
+  const AttentionArgs& args = work.args;
+  const std::int32_t size = kv_.head_size;
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
-  const std::int64_t layer_heads = std::int64_t{args.layer} * kv_.pages * kv_.kv_heads + kv_head;
+  const std::int64_t layer_heads =
+      std::int64_t{args.layer} * kv_.pages * kv_.kv_heads + task.kv_head;
+  const std::int32_t head0 = task.kv_head * work.group + task.first_head;
+  const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
+  // The kernel asks for its pages one or two ahead; nobody has asked for the first ones.
+  if (task.sequence->n_rows == 1)
+    for (std::int32_t i = 0;
+         i < std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size)); ++i)
+      ask_for(keys_ + (layer_heads + std::int64_t{pages[i]} * kv_.kv_heads) * key_bytes, key_bytes);
+  if (work.rope.q != nullptr) {
+    const std::int64_t row = task.sequence->first_row;
+    rotate_heads(work.rope.q + (row * args.heads + head0) * size, task.heads, row, work.rope);
+    rotate_heads(work.rope.k + (row * kv_.kv_heads + task.kv_head) * size, 1, row, work.rope);
+    store_head(row, task.kv_head, work.rope);
+  }
   float* q =
       thread_scratch_[static_cast<std::size_t>(thread)].get() + scratch_.unpacked + scratch_.totals;
   std::int32_t n_keys[kMaxTileRows];
 
   AttentionTileArgs tile = {};
   tile.q = q;
-  tile.queries = n_rows * n_heads;
+  tile.queries = task.rows * task.heads;
   for (std::int32_t i = 0; i < tile.queries; ++i) {
-    const std::int32_t row = sequence.first_row + first_row + i / n_heads;
-    const std::int32_t head = kv_head * group + first_head + i % n_heads;
+    const std::int32_t row = task.sequence->first_row + task.first_row + i / task.heads;
+    const std::int32_t head = head0 + i % task.heads;
     const std::int64_t at = (std::int64_t{row} * args.heads + head) * size;
     for (std::int32_t d = 0; d < size; ++d)
       q[d * tile.queries + i] = static_cast<const float*>(args.q)[at + d];
@@ -76,7 +100,7 @@ void CpuBackend::attention_tile(const AttentionArgs& args, const BatchSequence& 
     tile.max_keys = std::max(tile.max_keys, n_keys[i]);
   }
   tile.n_keys = n_keys;
-  tile.pages = batch_->block_table.data() + sequence.first_page;
+  tile.pages = pages;
   tile.page_size = kv_.page_size;
   tile.keys = keys_ + layer_heads * key_bytes;
   tile.values = values_ + layer_heads * value_bytes;

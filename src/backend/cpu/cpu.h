@@ -127,8 +127,25 @@ class CpuBackend final : public Backend {
     ProductArgs args;
     KvAhead::ThreadFetch* kv;
   };
-  void rotate_row(float* x, std::int32_t heads, std::int64_t row, const RopeStoreArgs& args) const;
-  void store_row(std::int64_t row, const RopeStoreArgs& args) const;
+  /// One task of attention: heads of one sequence that read the same kv head.
+  struct AttentionTask {
+    const BatchSequence* sequence;
+    std::int32_t kv_head;
+    std::int32_t first_row, rows;    // of the sequence
+    std::int32_t first_head, heads;  // of those that read kv_head
+  };
+  /// All that threads share of attention, held by value: see ThreadPool::run.
+  struct AttentionWork {
+    AttentionArgs args;
+    RopeStoreArgs rope;  // still to be done, each task's part of it; q is null if none
+    std::int32_t group, tile_rows, tile_heads;
+  };
+  AttentionTask attention_task(const AttentionWork& work, std::int32_t task) const;
+  void attention_tile(const AttentionWork& work, const AttentionTask& task, int thread);
+  bool left_to_attention(const RopeStoreArgs& args) const;
+  void rotate_heads(float* x, std::int32_t heads, std::int64_t row,
+                    const RopeStoreArgs& args) const;
+  void store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const;
   void norm_rows(const RmsNormArgs& args);
   void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
   void learn_order(const Product& product);
@@ -141,13 +158,10 @@ class CpuBackend final : public Backend {
   static const float* sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed);
   void matmul_fused(const ProductArgs& args);
   void fused_begin(const FusedWork& work, int thread);
-  void fused_run(const FusedWork& work, const Division::Run& run, bool mine, int thread);
+  void fused_run(const FusedWork& work, const Division::Run& run, bool own, int thread);
   void matmul_tiled(const ProductArgs& args);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);
-  void attention_tile(const AttentionArgs& args, const BatchSequence& sequence,
-                      std::int32_t kv_head, std::int32_t first_row, std::int32_t n_rows,
-                      std::int32_t first_head, std::int32_t n_heads, int thread);
 
   /// Runs body(i) for i in [0, n): on all threads in chunks, or here when the work is too small to
   /// be worth waking anyone.
@@ -182,6 +196,7 @@ class CpuBackend final : public Backend {
   Product last_product_;
   std::int64_t attended_bytes_ = 0;  // keys and values that a thread has read since then
   RmsNormArgs norm_ = {};            // left to the product that comes next; x is null if none
+  RopeStoreArgs rope_ = {};          // left to the attention that comes next; q is null if none
 };
 
 }  // namespace herd::cpu

@@ -10,7 +10,7 @@ namespace {
 
 /// Keys and values read beside which weights stay in the second-level cache of a thread's core.
 constexpr std::int64_t kKeptBeside = 512 << 10;
-/// Bytes that a thread asks for ahead in chunks taken over from another, for whom they were asked.
+/// Bytes asked for ahead in chunks taken over from another thread.
 constexpr std::int64_t kAheadOfOthers = 4 << 10;
 constexpr std::int32_t kFusedChunk = 4, kTiledChunk = 64;  // panels, at most
 
@@ -106,10 +106,10 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   if (!work.own_inputs) prepare_shared(args, /*fused=*/true);
   pool_.run(work.now.chunks, work.now.grain, [work, this](int first, int end, int thread) {
     fused_begin(work, thread);
-    const bool mine = first >= pool_.first_chunk(work.now.chunks, thread) &&
-                      first < pool_.first_chunk(work.now.chunks, thread + 1);
+    const bool own = first >= pool_.first_chunk(work.now.chunks, thread) &&
+                     first < pool_.first_chunk(work.now.chunks, thread + 1);
     work.now.for_each_run(first, end,
-                          [&](const Division::Run& run) { fused_run(work, run, mine, thread); });
+                          [&](const Division::Run& run) { fused_run(work, run, own, thread); });
   });
 }
 
@@ -125,20 +125,17 @@ void CpuBackend::fused_begin(const FusedWork& work, int thread) {
   if (work.own_inputs) prepare_own(work.args, thread);
 }
 
-/// `mine`: of the chunks that are the thread's own.
-void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool mine, int thread) {
+/// `own`: of the thread's own share. What it takes over of another's, nobody has asked for on this
+/// core.
+void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool own, int thread) {
   const ProductArgs& args = work.args;
   const Inputs& in = work.own_inputs ? own_[static_cast<std::size_t>(thread)].in : args.in;
-  Fetch of_others = {};
   for (std::int32_t w = run.weight; w < run.weight + run.weights; ++w) {
     const Matrix& m = *work.now.matrices[w];
     const auto& kernels = table_.fused[type_index(m.type)];
-    Fetch* weights = weights_ahead_.fetch(thread);
-    if (!mine) {
-      const std::byte* begin = m.panel(run.first);
-      of_others = {begin + kAheadOfOthers, begin + run.count * m.panel_bytes, nullptr, nullptr};
-      weights = &of_others;
-    }
+    const std::byte* begin = m.panel(run.first);
+    Fetch others = {begin + kAheadOfOthers, begin + run.count * m.panel_bytes, nullptr, nullptr};
+    Fetch* weights = own ? weights_ahead_.fetch(thread) : &others;
     for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
       const bool packed = kFusedSizes[size] >= kPackedFused;
       kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,

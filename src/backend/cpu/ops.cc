@@ -51,22 +51,26 @@ void CpuBackend::norm_row(const RmsNormArgs& args, std::int64_t row, float* out)
 }
 
 void CpuBackend::rope_store(const RopeStoreArgs& args) {
+  if (left_to_attention(args)) {
+    rope_ = args;
+    return;
+  }
   // A row's queries, keys and values at once: what a product's threads wrote is fetched once.
   const std::int64_t q_size = std::int64_t{args.heads} * args.head_size;
   const std::int64_t kv_size = std::int64_t{args.kv_heads} * args.head_size;
   const std::int64_t cost = (args.q == nullptr ? 0 : q_size) + (args.k == nullptr ? 0 : kv_size) +
                             (args.v == nullptr ? 0 : 8 * kv_size);
   for_each(args.rows, cost, [&](std::int64_t row) {
-    if (args.q != nullptr) rotate_row(args.q + row * q_size, args.heads, row, args);
-    if (args.k != nullptr) rotate_row(args.k + row * kv_size, args.kv_heads, row, args);
-    if (args.v != nullptr) store_row(row, args);
+    if (args.q != nullptr) rotate_heads(args.q + row * q_size, args.heads, row, args);
+    if (args.k != nullptr) rotate_heads(args.k + row * kv_size, args.kv_heads, row, args);
+    for (std::int32_t h = 0; args.v != nullptr && h < kv_.kv_heads; ++h) store_head(row, h, args);
   });
   if (args.q_out != nullptr && args.q_out != args.q)
     to_activations(args.q, args.q_out, std::int64_t{args.rows} * args.heads * args.head_size);
 }
 
-void CpuBackend::rotate_row(float* x, std::int32_t heads, std::int64_t row,
-                            const RopeStoreArgs& args) const {
+void CpuBackend::rotate_heads(float* x, std::int32_t heads, std::int64_t row,
+                              const RopeStoreArgs& args) const {
   if (args.rope_size == 0) return;
   const std::int64_t position = batch_->positions[static_cast<std::size_t>(row)];
   for (std::int32_t head = 0; head < heads; ++head)
@@ -78,7 +82,7 @@ namespace {
 
 /// Writes one head's key into column `offset` of its page, its value into row `offset`.
 template <class T>
-void store_head(const T* key, const T* value, std::byte* keys, std::byte* values,
+void write_head(const T* key, const T* value, std::byte* keys, std::byte* values,
                 std::int32_t offset, const KvLayout& kv) {
   T* key_page = reinterpret_cast<T*>(keys);
   for (std::int32_t d = 0; d < kv.head_size; ++d)
@@ -88,33 +92,31 @@ void store_head(const T* key, const T* value, std::byte* keys, std::byte* values
 }
 
 /// The 16-bit way: integer keys with their scale behind the page's keys, values as halves.
-void store_head_16(const KernelTable& table, const float* k, const float* v, std::byte* keys,
+void write_head_16(const KernelTable& table, const float* k, const float* v, std::byte* keys,
                    std::byte* values, std::int32_t offset, const KvLayout& kv) {
   std::uint16_t key[kMaxHeadSize], value[kMaxHeadSize];
   const float scale = table.to_int16(k, key, kv.head_size);
   table.to_half(v, value, kv.head_size);
-  store_head(key, value, keys, values, offset, kv);
+  write_head(key, value, keys, values, offset, kv);
   std::byte* scales = keys + std::int64_t{2} * kv.head_size * kv.page_size;
   std::memcpy(scales + std::int64_t{4} * offset, &scale, 4);
 }
 
 }  // namespace
 
-void CpuBackend::store_row(std::int64_t row, const RopeStoreArgs& args) const {
+void CpuBackend::store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const {
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
   const std::int32_t slot = batch_->slots[static_cast<std::size_t>(row)];
   const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
-  for (std::int32_t h = 0; h < kv_.kv_heads; ++h) {
-    const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + h;
-    std::byte* keys = keys_ + at * key_bytes;
-    std::byte* values = values_ + at * value_bytes;
-    const std::int64_t x = (row * kv_.kv_heads + h) * kv_.head_size;
-    if (kv_.type == KvType::f32)
-      store_head(args.k + x, args.v + x, keys, values, offset, kv_);
-    else
-      store_head_16(table_, args.k + x, args.v + x, keys, values, offset, kv_);
-  }
+  const std::int64_t at = (std::int64_t{args.layer} * kv_.pages + page) * kv_.kv_heads + head;
+  std::byte* keys = keys_ + at * key_bytes;
+  std::byte* values = values_ + at * value_bytes;
+  const std::int64_t x = (row * kv_.kv_heads + head) * kv_.head_size;
+  if (kv_.type == KvType::f32)
+    write_head(args.k + x, args.v + x, keys, values, offset, kv_);
+  else
+    write_head_16(table_, args.k + x, args.v + x, keys, values, offset, kv_);
 }
 
 void CpuBackend::swiglu(const SwigluArgs& args) {

@@ -21,7 +21,6 @@ struct U {
 inline constexpr int kAccumulators = 6;  // pairs, of 16 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
-inline constexpr int kFusedGroups = 1;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE __m256i u32(unsigned x) {

@@ -22,7 +22,6 @@ struct U {
 inline constexpr int kAccumulators = 24;  // of 32 registers
 inline constexpr int kTileRows = 12;
 inline constexpr int kFusedRows = 32;
-inline constexpr int kFusedGroups = 2;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {

@@ -21,7 +21,6 @@ struct U {
 inline constexpr int kAccumulators = 6;  // quads, of 32 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
-inline constexpr int kFusedGroups = 1;
 inline constexpr int kPrefetchBytes = 4096;
 
 INLINE F load(const float* p) {

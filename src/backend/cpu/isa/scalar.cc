@@ -21,7 +21,6 @@ struct U {
 inline constexpr int kAccumulators = 4;
 inline constexpr int kTileRows = 4;
 inline constexpr int kFusedRows = 1;
-inline constexpr int kFusedGroups = 1;
 inline constexpr int kPrefetchBytes = 0;
 
 template <class Out, class Fn>

@@ -43,85 +43,62 @@ INLINE void fetch(Fetch* f) {
   f->at = at + Bytes;
 }
 
-/// acc[g][r][c] += codes of half `h[g]` of the units of C panels times 16 inputs of R rows, in
-/// order, for G neighbouring groups: `x` has the first one's inputs.
-template <Type T, int R, int C, int G>
-INLINE void fused_half(const FusedArgs& a, const std::byte* const (&units)[G][C], const int (&h)[G],
-                       const float* x, F (&acc)[G][R][C]) {
-  constexpr PanelFormat format = panel_format(T);
-  constexpr int kPlanes = format.header_bytes, kSubBytes = format.sub_bytes;
-  constexpr int kHalfBytes = static_cast<int>(format.unit_bytes()) / (format.unit / 16);
+/// acc[r][c] += codes of half `h` of the units of C panels times 16 inputs of R rows, in order.
+template <Type T, int R, int C>
+INLINE void fused_half(const std::byte* const* units, int h, const float* x, std::int64_t columns,
+                       F (&acc)[R][C]) {
+  constexpr int kPlanes = panel_format(T).header_bytes, kSubBytes = panel_format(T).sub_bytes;
   unroll<2>([&](auto p) INLINE_LAMBDA {
-    fetch<G * C * kHalfBytes / 2>(a.weights);
-    Words words[G][C];
-    unroll2<G, C>([&](auto g, auto c) INLINE_LAMBDA {
-      const int half = h[g.value];
-      words[g.value][c.value] = load_words<T, p.value>(
-          units[g.value][c.value] + kPlanes + half / 2 * kSubBytes, half % 2);
+    Words words[C];
+    unroll<C>([&](auto c) INLINE_LAMBDA {
+      words[c.value] = load_words<T, p.value>(units[c.value] + kPlanes + h / 2 * kSubBytes, h % 2);
     });
-    unroll2<8, G>([&](auto j, auto g) INLINE_LAMBDA {
-      constexpr int k = group_of(T) * g.value + 8 * p.value + j.value;
+    unroll<8>([&](auto j) INLINE_LAMBDA {
       F w[C];
-      unroll<C>([&](auto c) INLINE_LAMBDA {
-        w[c.value] = code<T, p.value, j.value>(words[g.value][c.value]);
-      });
+      unroll<C>([&](auto c)
+                    INLINE_LAMBDA { w[c.value] = code<T, p.value, j.value>(words[c.value]); });
       unroll<R>([&](auto r) INLINE_LAMBDA {
-        const F value = set1(x[input_at<R>(k, r.value, a.columns)]);
+        const F value = set1(x[input_at<R>(8 * p.value + j.value, r.value, columns)]);
         unroll<C>([&](auto c) INLINE_LAMBDA {
-          F& sum = acc[g.value][r.value][c.value];
-          sum = fma(w[c.value], value, sum);
+          acc[r.value][c.value] = fma(w[c.value], value, acc[r.value][c.value]);
         });
       });
     });
   });
 }
 
-/// total[r][c] over G groups from input k on.
-template <Type T, int R, int C, int G>
-INLINE void fused_some(const FusedArgs& a, const std::byte* const* panels, std::int32_t k,
-                       F (&total)[R][C]) {
-  constexpr int kGroup = group_of(T), kUnit = panel_format(T).unit;
-  const std::byte* units[G][C];
-  int h[G];
-  F acc[G][R][C];
-  unroll<G>([&](auto g) INLINE_LAMBDA {
-    const std::int32_t at = k + g.value * kGroup;
-    h[g.value] = at % kUnit / 16;
-    unroll<C>([&](auto c) INLINE_LAMBDA {
-      units[g.value][c.value] = panels[c.value] + at / kUnit * unit_stride(T);
-    });
-    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[g.value][r.value][c.value] = zero(); });
-  });
-  if constexpr (R >= kFetchRows)
-    if (k % kFetchInputs == 0) fetch<fetch_bytes(R * C)>(a.fetch);
-  unroll<kGroup / 16>([&](auto i) INLINE_LAMBDA {
-    int half[G];
-    unroll<G>([&](auto g) INLINE_LAMBDA { half[g.value] = h[g.value] + i.value; });
-    fused_half<T, R, C, G>(a, units, half, a.x + input_at<R>(k + 16 * i.value, 0, a.columns), acc);
-  });
-  unroll2<G, C>([&](auto g, auto c) INLINE_LAMBDA {
-    const Scales s = load_scales<T>(units[g.value][c.value], h[g.value]);
-    unroll<R>([&](auto r) INLINE_LAMBDA {
-      F& sum = total[r.value][c.value];
-      sum = fma(s.scale, acc[g.value][r.value][c.value], sum);
-      if constexpr (has_min(T)) {
-        const std::int64_t group = input_at<R>(k / kGroup + g.value, r.value, a.columns / kGroup);
-        sum = fma(s.min, set1(a.sums[group]), sum);
-      }
-    });
-  });
-}
-
-/// total[r][c] over all inputs of C panels of a type with groups. One row has few chains of fma:
-/// two groups side by side hide more of their latency.
+/// total[r][c] over all inputs of C panels of a type with groups.
 template <Type T, int R, int C>
 INLINE void fused_groups(const FusedArgs& a, const std::byte* const* panels, F (&total)[R][C]) {
-  constexpr int kGroup = group_of(T), kGroups = R == 1 ? kFusedGroups : 1;
-  std::int32_t k = 0;
-  if constexpr (kGroups > 1)
-    for (; k + kGroups * kGroup <= a.columns; k += kGroups * kGroup)
-      fused_some<T, R, C, kGroups>(a, panels, k, total);
-  for (; k < a.columns; k += kGroup) fused_some<T, R, C, 1>(a, panels, k, total);
+  constexpr PanelFormat format = panel_format(T);
+  constexpr int kGroup = group_of(T);
+  constexpr int kHalfBytes = static_cast<int>(format.unit_bytes()) / (format.unit / 16);
+  for (std::int32_t k = 0; k < a.columns; k += kGroup) {
+    const std::byte* units[C];
+    const std::int64_t at = k / format.unit * unit_stride(T);
+    unroll<C>([&](auto c) INLINE_LAMBDA { units[c.value] = panels[c.value] + at; });
+    const int h = k % format.unit / 16;
+    F acc[R][C];
+    unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { acc[r.value][c.value] = zero(); });
+    if constexpr (R >= kFetchRows)
+      if (k % kFetchInputs == 0) fetch<fetch_bytes(R * C)>(a.fetch);
+    unroll<kGroup / 16>([&](auto i) INLINE_LAMBDA {
+      fetch<C * kHalfBytes>(a.weights);
+      fused_half<T, R, C>(units, h + i.value, a.x + input_at<R>(k + 16 * i.value, 0, a.columns),
+                          a.columns, acc);
+    });
+    unroll<C>([&](auto c) INLINE_LAMBDA {
+      const Scales s = load_scales<T>(units[c.value], h);
+      unroll<R>([&](auto r) INLINE_LAMBDA {
+        F& sum = total[r.value][c.value];
+        sum = fma(s.scale, acc[r.value][c.value], sum);
+        if constexpr (has_min(T)) {
+          const std::int64_t group = input_at<R>(k / kGroup, r.value, a.columns / kGroup);
+          sum = fma(s.min, set1(a.sums[group]), sum);
+        }
+      });
+    });
+  }
 }
 
 /// The same of a type without: chunks of kChunk inputs.
