@@ -236,6 +236,64 @@ TEST(PagedAttention, SameAloneAndInChunks) {
   }
 }
 
+/// The step's rows rotated and stored as a model asks for it, attended, then attended once more
+/// with queries as they were: what stands in the pool.
+std::vector<float> rotated_step(Backend& backend, const Case& c, const std::vector<float>& table,
+                                bool for_next_attention) {
+  Batch batch;
+  std::vector<float> q, k, v;
+  for (const Sequence& s : c.sequences) {
+    const std::int32_t end = s.cached + s.rows;
+    batch.sequences.push_back(
+        {batch.n_rows(), s.rows, end, static_cast<std::int32_t>(batch.block_table.size())});
+    batch.block_table.insert(batch.block_table.end(), s.pages.begin(), s.pages.end());
+    for (const std::int32_t slot : slots_of(c, s, s.cached, end)) batch.slots.push_back(slot);
+    for (std::int32_t p = s.cached; p < end; ++p)
+      batch.ids.push_back(0), batch.positions.push_back(p);
+    q.insert(q.end(), s.q.end() - s.rows * static_cast<std::ptrdiff_t>(q_row(c.shape)), s.q.end());
+    k.insert(k.end(), s.k.end() - s.rows * static_cast<std::ptrdiff_t>(kv_row(c.shape)), s.k.end());
+    v.insert(v.end(), s.v.end() - s.rows * static_cast<std::ptrdiff_t>(kv_row(c.shape)), s.v.end());
+  }
+  const std::vector<float> plain = q;
+  Output out(q.size()), again(q.size());
+  backend.begin_step(batch);
+  backend.rope_store({q.data(), k.data(), v.data(), q.data(), table.data(), batch.n_rows(),
+                      c.shape.heads, c.shape.kv_heads, c.shape.size, c.shape.size / 4 * 4, 1,
+                      for_next_attention});
+  backend.attention({q.data(), out.data(), 1, c.shape.heads, kScale});
+  backend.attention({plain.data(), again.data(), 1, c.shape.heads, kScale});
+  backend.end_step();
+  std::vector<float> both = out.take();
+  const std::vector<float> second = again.take();
+  both.insert(both.end(), second.begin(), second.end());
+  return both;
+}
+
+TEST(PagedAttention, RotationMayBeLeftToIt) {
+  const std::uint64_t seed = 45;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random(seed);
+  const std::vector<std::pair<std::int32_t, std::int32_t>> single = {{0, 1},  {254, 1}, {255, 1},
+                                                                     {31, 1}, {256, 1}, {599, 1}};
+  auto mixed = single;
+  mixed[3].second = 2;
+  for (const auto& lengths : {single, mixed})
+    for (const Shape& shape : shapes()) {
+      SCOPED_TRACE(name_of(shape));
+      const Case c = random_case(shape, lengths, random);
+      const auto table = random.floats(static_cast<std::size_t>(600 * shape.size));
+      const auto wanted = rotated_step(*backend_with(c, DeviceType::reference, {Isa::automatic, 1}),
+                                       c, table, true);
+      ASSERT_TRUE(all_finite(wanted));
+      for (const CpuSetup& setup : setups())
+        for (const bool left : {true, false}) {
+          SCOPED_TRACE(name_of(setup) + (left ? ", left" : ""));
+          const auto cpu = backend_with(c, DeviceType::cpu, setup);
+          ASSERT_TRUE(same_bits(wanted, rotated_step(*cpu, c, table, left)));
+        }
+    }
+}
+
 /// A value too large for a half becomes infinity and a key that is not finite becomes NaN, in its
 /// own sequence only.
 TEST(PagedAttention, WhatIsNotFiniteIsSeenAndStaysAtHome) {

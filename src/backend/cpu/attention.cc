@@ -7,7 +7,7 @@
 namespace herd::cpu {
 namespace {
 
-constexpr std::int32_t kFirstPages = 2;
+constexpr std::int32_t kFirstPages = 2;  // of keys, asked for before a task begins
 
 void ask_for(const std::byte* from, std::int64_t bytes) {
   for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
@@ -21,8 +21,8 @@ std::int32_t pieces(std::int32_t n, std::int32_t each) {
 /// A rotation whose parts belong to one task of attention each: a task has all the heads that read
 /// a kv head, and a sequence has one row.
 bool CpuBackend::left_to_attention(const RopeStoreArgs& args) const {
-  return args.for_next_attention && args.q_out == args.q &&
-         args.heads / kv_.kv_heads <= table_.tile_rows &&
+  return args.for_next_attention && args.q != nullptr && args.k != nullptr && args.v != nullptr &&
+         args.q_out == args.q && args.heads / kv_.kv_heads <= table_.tile_rows &&
          std::ssize(batch_->sequences) == batch_->n_rows();
 }
 
@@ -30,8 +30,11 @@ void CpuBackend::attention(const AttentionArgs& args) {
   const Batch& batch = *batch_;
   const std::int32_t group = args.heads / kv_.kv_heads;
   const std::int32_t tile_heads = std::min(group, table_.tile_rows);
-  const AttentionWork work = {args, std::exchange(rope_, {}), group, table_.tile_rows / tile_heads,
-                              tile_heads};
+  const AttentionWork work = {.args = args,
+                              .rope = std::exchange(rope_, {}),
+                              .group = group,
+                              .tile_rows = table_.tile_rows / tile_heads,
+                              .tile_heads = tile_heads};
 
   std::int32_t tasks = 0;
   std::int64_t keys = 0;
@@ -57,9 +60,12 @@ CpuBackend::AttentionTask CpuBackend::attention_task(const AttentionWork& work,
   const std::int32_t first_row =
       (pieces(s->n_rows, work.tile_rows) - 1 - task / per_row_tile) * work.tile_rows;
   const std::int32_t first_head = task % head_pieces * work.tile_heads;
-  return {s,          task % per_row_tile / head_pieces,
-          first_row,  std::min(work.tile_rows, s->n_rows - first_row),
-          first_head, std::min(work.tile_heads, work.group - first_head)};
+  return {.sequence = s,
+          .kv_head = task % per_row_tile / head_pieces,
+          .first_row = first_row,
+          .rows = std::min(work.tile_rows, s->n_rows - first_row),
+          .first_head = first_head,
+          .heads = std::min(work.tile_heads, work.group - first_head)};
 }
 
 void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& task, int thread) {

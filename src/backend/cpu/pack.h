@@ -1,11 +1,11 @@
 // The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds
 // one input's weight for 16 different outputs. The same bytes serve every instruction set.
 //
-// A panel consists of units. Types with 32-value blocks have a unit per block, K-quants a unit per
-// 256 values; F32, F16 and BF16 have one per value: its 16 weights. Panels come in pairs, whose
-// units alternate: a kernel that has both side by side reads one run of memory, which is what
-// processors prefetch best (docs/performance.md). Else a unit is a header of scales followed by
-// code planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
+// A panel consists of units: one per block of types with 32-value blocks, one per 256 values of
+// K-quants, one per value (its 16 weights) of F32, F16 and BF16. Panels come in pairs whose units
+// alternate, so that a kernel which has both side by side reads one run of memory: processors
+// prefetch that best (docs/performance.md). A unit of blocks is a header of scales followed by code
+// planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
 //   plane of 4 bits: 4 words; word g holds inputs 8g..8g+7, input j of them at bit 4j
 //   plane of 1 bit : 1 word;  input 8g+j at bit 4j+g
 //   plane of 2 bits: 2 words; word w holds inputs 16w..16w+15, input 8g+j of them at bit 4j+2g
