@@ -80,14 +80,15 @@ void ThreadPool::take_chunks(int thread) {
 
 int ThreadPool::take_from(int owner, int thread) {
   Tickets& tickets = tickets_[static_cast<std::size_t>(owner)];
-  for (int done = 0, next = -1, end = 0;; ++done) {
-    if (next + 1 == end && done > 0) return done;  // that was the last one
+  for (int done = 0;;) {
     const std::uint64_t ticket = tickets.next.fetch_add(1, std::memory_order_acq_rel);
-    next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
+    const int next = static_cast<int>(ticket & 0xFFFFFFFF), end = static_cast<int>(ticket >> 32);
     if (next >= end) return done;
     const int first = first_chunk(job_.chunks, owner) + next * job_.grain;
     job_.call(job_.body, first, std::min(first + job_.grain, first_chunk(job_.chunks, owner + 1)),
               thread);
+    ++done;
+    if (next + 1 == end) return done;  // the last one: no need to ask
   }
 }
 

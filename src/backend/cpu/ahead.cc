@@ -7,12 +7,12 @@
 namespace herd::cpu {
 namespace {
 
-constexpr int kWeightLines = 8;  // at a time
+constexpr std::int64_t kAtATime = 8 * 64;  // bytes
 
 void ask_some(Fetch& f) {
   if (!goes_on(f)) return;
-  for (int line = 0; line < kWeightLines; ++line) __builtin_prefetch(f.at + line * 64, 0, 2);
-  f.at += kWeightLines * 64;
+  ask_for<Level::second>(f.at, kAtATime);
+  f.at += kAtATime;
 }
 
 }  // namespace
@@ -46,8 +46,7 @@ void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool
   p.fetch = {nullptr, nullptr, p.stretches.data(), p.stretches.data() + p.stretches.size()};
   // A kernel asks for as much as it reads, so a thread that never waits stays as far ahead as it
   // begins.
-  for (std::int64_t asked = skip; asked < kLeastBytes; asked += kWeightLines * 64)
-    ask_some(p.fetch);
+  for (std::int64_t asked = skip; asked < kLeastBytes; asked += kAtATime) ask_some(p.fetch);
 }
 
 void WeightsAhead::ask(int thread) {

@@ -13,6 +13,14 @@
 
 namespace herd::cpu {
 
+enum class Level { first = 3, second = 2 };  // of a core's own caches
+/// Asks for all lines of `bytes` from `from` on.
+template <Level L>
+void ask_for(const void* from, std::int64_t bytes) {
+  for (std::int64_t at = 0; at < bytes; at += 64)
+    __builtin_prefetch(static_cast<const std::byte*>(from) + at, 0, static_cast<int>(L));
+}
+
 /// Products of few rows are bound by reading weights. A thread reads its shares of them one product
 /// after another, as if they were one run of memory, and asks for what stands a part of its own
 /// cache further on: in its kernels for as many bytes as they read, so that it stays as far ahead,

@@ -9,9 +9,6 @@ namespace {
 
 constexpr std::int32_t kFirstPages = 2;  // of keys, asked for before a task begins
 
-void ask_for(const std::byte* from, std::int64_t bytes) {
-  for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
-}
 std::int32_t pieces(std::int32_t n, std::int32_t each) {
   return (n + each - 1) / each;
 }
@@ -78,10 +75,12 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   const std::int32_t head0 = task.kv_head * work.group + task.first_head;
   const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
   // The kernel asks for its pages one or two ahead; nobody has asked for the first ones.
-  if (task.sequence->n_rows == 1)
-    for (std::int32_t i = 0;
-         i < std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size)); ++i)
-      ask_for(keys_ + (layer_heads + std::int64_t{pages[i]} * kv_.kv_heads) * key_bytes, key_bytes);
+  if (task.sequence->n_rows == 1) {
+    const std::int32_t n = std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size));
+    for (std::int32_t i = 0; i < n; ++i)
+      ask_for<Level::second>(
+          keys_ + (layer_heads + std::int64_t{pages[i]} * kv_.kv_heads) * key_bytes, key_bytes);
+  }
   if (work.rope.q != nullptr) {
     const std::int64_t row = task.sequence->first_row;
     rotate_heads(work.rope.q + (row * args.heads + head0) * size, task.heads, row, work.rope);

@@ -45,8 +45,8 @@ void pack_rows(const float* x, std::int32_t columns, std::int32_t rows, std::int
 }
 
 constexpr std::int32_t kPackPiece = 64;  // inputs packed at a time
-constexpr std::int64_t kAskedInputs = 2
-                                      << 10;  // asked for at once: a quarter of a first-level cache
+/// Inputs asked for at once, at most: a sixth of a first-level cache.
+constexpr std::int64_t kAskedInputs = 2 << 10;
 
 }  // namespace
 
@@ -77,8 +77,7 @@ void CpuBackend::pack_input(const ProductArgs& args, const Inputs& in, std::int3
 /// is read.
 void CpuBackend::ask_for_inputs(const ProductArgs& args) {
   const float* x = args.norm.x != nullptr && !args.norm.of_logit_rows ? args.norm.x : args.in.x;
-  const std::int64_t n = std::min(kAskedInputs, std::int64_t{args.rows} * args.columns);
-  for (std::int64_t i = 0; i < n; i += 16) __builtin_prefetch(x + i);
+  ask_for<Level::first>(x, 4 * std::min(kAskedInputs, std::int64_t{args.rows} * args.columns));
 }
 
 /// Few inputs: a thread that reads all of them anyway had better prepare them in its own cache than
