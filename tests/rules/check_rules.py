@@ -57,7 +57,7 @@ class Source:
 
 
 def read_tree(root):
-    folders = ["src", "include", "apps", "examples", "bench", "tests", "scripts", "docs", "cmake", ".ci"]
+    folders = ["src", "include", "apps", "python", "examples", "bench", "tests", "scripts", "docs", "cmake", ".ci"]
     files = [p for folder in folders for p in sorted((root / folder).rglob("*")) if p.is_file()]
     # In a worktree .git is a file that holds a path of the machine.
     files += [p for p in sorted(root.glob("*")) if p.is_file() and p.name != ".git"]
@@ -135,7 +135,7 @@ def check_includes(sources):
     needs = room_needs(next((s.text for s in sources if s.path == "src/CMakeLists.txt"), ""))
     paths = {s.path for s in sources}
     for source in sources:
-        if not source.is_code or not source.under("src/", "include/", "apps/", "examples/"):
+        if not source.is_code or not source.under("src/", "include/", "apps/", "python/", "examples/"):
             continue
         for line, target in includes(source):
             if target.startswith("herd/"):
@@ -203,7 +203,7 @@ def check_words(sources):
 
 def check_conditionals(sources):
     for s in sources:
-        if not s.is_code or not s.under("src/", "include/", "apps/"):
+        if not s.is_code or not s.under("src/", "include/", "apps/", "python/"):
             continue
         for line, match in s.find(r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*$"):
             words = match.group(0)
@@ -236,7 +236,7 @@ def check_build_paths(sources):
             continue
         for line, match in s.find(BUILD_PATH, s.text):
             yield Violation(s.path, line, "build-path", f"'{match.group(0)}': an absolute path of one machine")
-        if s.under("src/", "include/", "apps/"):
+        if s.under("src/", "include/", "apps/", "python/"):
             for line, _ in s.find(r"(?<![\w.])/tmp/", s.text):
                 yield Violation(s.path, line, "build-path", "'/tmp/': an absolute path of one machine")
 

@@ -24,6 +24,7 @@ GOOD = {
     "apps/cli/main.cc": '#include "herd/llama.h"\n#include "options.h"\nint main() { printf("x"); exit(1); }\n',
     "apps/cli/options.h": "#pragma once\n",
     "examples/x.cc": '#include "herd/llama.h"\n',
+    "python/src/module.cc": '#include "herd/llama.h"\n',
 }
 
 
@@ -40,6 +41,7 @@ PLANTED = [
     ("include-dag", "src/backend/cpu/ops.cc", '#include "backend/reference/reference.h"\n'),
     ("include-dag", "include/herd/llama.h", '#include "base/half.h"\n'),
     ("include-dag", "apps/cli/main.cc", '#include "base/half.h"\n'),
+    ("include-dag", "python/src/module.cc", '#include "engine/engine.h"\n'),
     ("include-dag", "examples/x.cc", '#include "token/tokenizer.h"\n'),
     ("include-dag", "src/CMakeLists.txt", CMAKE.replace("base NEEDS fmt::fmt", "base NEEDS herd_gguf")),
     ("include-dag", "src/CMakeLists.txt", CMAKE + "herd_room(misc NEEDS herd_base)\n"),
@@ -49,6 +51,7 @@ PLANTED = [
     ("function-size", "src/backend/cpu/ops.cc", body(151)),
     ("function-size", "src/gguf/file.cc", "namespace herd {\nclass A {\n  A() : a{1} {\n" + "f();\n" * 101 + "}\n};\n}\n"),
     ("getenv", "src/gguf/file.cc", 'auto x = std::getenv("X");\n'),
+    ("getenv", "python/src/module.cc", 'auto x = getenv("X");\n'),
     ("getenv", "apps/cli/main.cc", 'auto x = getenv("X");\n'),
     ("printing", "src/gguf/file.cc", 'void f() { printf("x"); }\n'),
     ("printing", "src/gguf/file.cc", "void f() { std::cerr << 1; }\n"),
@@ -60,6 +63,7 @@ PLANTED = [
     ("device-ifdef", "src/gguf/file.cc", "#ifdef __CUDA_ARCH__\n#endif\n"),
     ("device-ifdef", "src/backend/backend.cc", "#if defined(HERD_CUDA)\n#endif\n"),
     ("device-ifdef", "apps/cli/main.cc", "#if 1 && defined(__APPLE__)\n#endif\n"),
+    ("device-ifdef", "python/src/module.cc", "#ifdef __CUDACC__\n#endif\n"),
     ("device-ifdef", "src/backend/cpu/ops.cc", "#ifdef __AVX2__\n#endif\n"),
     ("raw-size", "src/gguf/file.cc", "auto n = count * sizeof(int);\n"),
     ("raw-size", "src/gguf/file.cc", "auto n = info.rows() * row_bytes;\n"),
