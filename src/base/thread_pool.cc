@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include "base/prefetch.h"
+
 namespace herd {
 namespace {
 
@@ -100,8 +102,7 @@ void ThreadPool::work(int thread) {
     if (stop_.load(std::memory_order_acquire)) return;
     // All of a new job at once, not line after line.
     __builtin_prefetch(&tickets_[static_cast<std::size_t>(thread)], 1);
-    for (std::size_t at = 0; at < sizeof job_; at += 64)
-      __builtin_prefetch(reinterpret_cast<const std::byte*>(&job_) + at);
+    ask_for<CacheLevel::first>(&job_, sizeof job_);
     take_chunks(thread);
   }
 }

@@ -92,13 +92,17 @@ std::unique_ptr<Backend> backend_with(const Case& c, DeviceType device, const Cp
   return backend;
 }
 
-/// Stores and attends the next rows[i] rows of the sequences named, from position first[i]; returns
-/// what each row got, sequence after sequence.
-std::vector<float> step(Backend& backend, const Case& c, const std::vector<std::size_t>& which,
-                        const std::vector<std::int32_t>& first,
-                        const std::vector<std::int32_t>& rows, std::int32_t layer = 1) {
+struct Step {
   Batch batch;
   std::vector<float> q, k, v;
+};
+
+/// Rows [first[i], first[i] + rows[i]) of the sequences named, sequence after sequence.
+Step step_of(const Case& c, const std::vector<std::size_t>& which,
+             const std::vector<std::int32_t>& first, const std::vector<std::int32_t>& rows,
+             std::int32_t layer = 1) {
+  Step step;
+  Batch& batch = step.batch;
   for (std::size_t i = 0; i < which.size(); ++i) {
     const Sequence& s = c.sequences[which[i]];
     const std::int32_t end = first[i] + rows[i];
@@ -113,18 +117,23 @@ std::vector<float> step(Backend& backend, const Case& c, const std::vector<std::
                 from.begin() + std::ptrdiff_t{first[i]} * static_cast<std::ptrdiff_t>(row),
                 from.begin() + std::ptrdiff_t{end} * static_cast<std::ptrdiff_t>(row));
     };
-    take(q, s.q, q_row(c.shape));
-    take(k, layer == 1 ? s.k : s.v, kv_row(c.shape));
-    take(v, layer == 1 ? s.v : s.k, kv_row(c.shape));
+    take(step.q, s.q, q_row(c.shape));
+    take(step.k, layer == 1 ? s.k : s.v, kv_row(c.shape));
+    take(step.v, layer == 1 ? s.v : s.k, kv_row(c.shape));
   }
-  kv_store(backend, k, v, batch.slots, layer);
-  Output out(q.size());
-  attention(backend, q.data(), out.data(), batch, layer, c.shape.heads, kScale);
+  return step;
+}
+
+/// Stores and attends a step; returns what each row got.
+std::vector<float> run(Backend& backend, const Case& c, const Step& step, std::int32_t layer = 1) {
+  kv_store(backend, step.k, step.v, step.batch.slots, layer);
+  Output out(step.q.size());
+  attention(backend, step.q.data(), out.data(), step.batch, layer, c.shape.heads, kScale);
   return out.take();
 }
 
 /// All sequences at once.
-std::vector<float> whole_step(Backend& backend, const Case& c, std::int32_t layer = 1) {
+Step whole_step_of(const Case& c, std::int32_t layer = 1) {
   std::vector<std::size_t> which;
   std::vector<std::int32_t> first, rows;
   for (std::size_t i = 0; i < c.sequences.size(); ++i) {
@@ -132,7 +141,10 @@ std::vector<float> whole_step(Backend& backend, const Case& c, std::int32_t laye
     first.push_back(c.sequences[i].cached);
     rows.push_back(c.sequences[i].rows);
   }
-  return step(backend, c, which, first, rows, layer);
+  return step_of(c, which, first, rows, layer);
+}
+std::vector<float> whole_step(Backend& backend, const Case& c, std::int32_t layer = 1) {
+  return run(backend, c, whole_step_of(c, layer), layer);
 }
 
 bool all_finite(const std::vector<float>& values) {
@@ -226,7 +238,7 @@ TEST(PagedAttention, SameAloneAndInChunks) {
           std::vector<float> got;
           for (std::int32_t at = 0; at < s.rows; at += chunk) {
             const auto rows =
-                step(*backend, c, {i}, {s.cached + at}, {std::min(chunk, s.rows - at)});
+                run(*backend, c, step_of(c, {i}, {s.cached + at}, {std::min(chunk, s.rows - at)}));
             got.insert(got.end(), rows.begin(), rows.end());
           }
           ASSERT_TRUE(same_bits(part_of(together, c, i), got)) << "sequence " << i;
@@ -240,20 +252,7 @@ TEST(PagedAttention, SameAloneAndInChunks) {
 /// with queries as they were: what stands in the pool.
 std::vector<float> rotated_step(Backend& backend, const Case& c, const std::vector<float>& table,
                                 bool for_next_attention) {
-  Batch batch;
-  std::vector<float> q, k, v;
-  for (const Sequence& s : c.sequences) {
-    const std::int32_t end = s.cached + s.rows;
-    batch.sequences.push_back(
-        {batch.n_rows(), s.rows, end, static_cast<std::int32_t>(batch.block_table.size())});
-    batch.block_table.insert(batch.block_table.end(), s.pages.begin(), s.pages.end());
-    for (const std::int32_t slot : slots_of(c, s, s.cached, end)) batch.slots.push_back(slot);
-    for (std::int32_t p = s.cached; p < end; ++p)
-      batch.ids.push_back(0), batch.positions.push_back(p);
-    q.insert(q.end(), s.q.end() - s.rows * static_cast<std::ptrdiff_t>(q_row(c.shape)), s.q.end());
-    k.insert(k.end(), s.k.end() - s.rows * static_cast<std::ptrdiff_t>(kv_row(c.shape)), s.k.end());
-    v.insert(v.end(), s.v.end() - s.rows * static_cast<std::ptrdiff_t>(kv_row(c.shape)), s.v.end());
-  }
+  auto [batch, q, k, v] = whole_step_of(c);
   const std::vector<float> plain = q;
   Output out(q.size()), again(q.size());
   backend.begin_step(batch);

@@ -16,6 +16,7 @@ from source_text import functions, without_comments_and_strings
 ROOMS = [
     "base", "core", "quant", "gguf", "token", "chat", "constrain", "backend", "model", "kv", "sched", "sample", "engine",
 ]
+SHIPPED = ("src/", "include/", "apps/", "python/")
 CODE = {".cc", ".h", ".inl", ".cu", ".cuh", ".metal", ".c"}
 TEXT = CODE | {".py", ".md", ".txt", ".cmake", ".json", ".jsonl", ".sh", ""}
 FILE_LINES = 800
@@ -135,7 +136,7 @@ def check_includes(sources):
     needs = room_needs(next((s.text for s in sources if s.path == "src/CMakeLists.txt"), ""))
     paths = {s.path for s in sources}
     for source in sources:
-        if not source.is_code or not source.under("src/", "include/", "apps/", "python/", "examples/"):
+        if not source.is_code or not source.under(*SHIPPED, "examples/"):
             continue
         for line, target in includes(source):
             if target.startswith("herd/"):
@@ -203,7 +204,7 @@ def check_words(sources):
 
 def check_conditionals(sources):
     for s in sources:
-        if not s.is_code or not s.under("src/", "include/", "apps/", "python/"):
+        if not s.is_code or not s.under(*SHIPPED):
             continue
         for line, match in s.find(r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif)\b.*$"):
             words = match.group(0)
@@ -236,7 +237,7 @@ def check_build_paths(sources):
             continue
         for line, match in s.find(BUILD_PATH, s.text):
             yield Violation(s.path, line, "build-path", f"'{match.group(0)}': an absolute path of one machine")
-        if s.under("src/", "include/", "apps/", "python/"):
+        if s.under(*SHIPPED):
             for line, _ in s.find(r"(?<![\w.])/tmp/", s.text):
                 yield Violation(s.path, line, "build-path", "'/tmp/': an absolute path of one machine")
 

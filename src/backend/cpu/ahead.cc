@@ -11,7 +11,7 @@ constexpr std::int64_t kAtATime = 8 * 64;  // bytes
 
 void ask_some(Fetch& f) {
   if (!goes_on(f)) return;
-  ask_for<Level::second>(f.at, kAtATime);
+  ask_for<CacheLevel::second>(f.at, kAtATime);
   f.at += kAtATime;
 }
 

@@ -10,16 +10,9 @@
 #include "backend/backend.h"
 #include "backend/cpu/division.h"
 #include "backend/cpu/table.h"
+#include "base/prefetch.h"
 
 namespace herd::cpu {
-
-enum class Level { first = 3, second = 2 };  // of a core's own caches
-/// Asks for all lines of `bytes` from `from` on.
-template <Level L>
-void ask_for(const void* from, std::int64_t bytes) {
-  for (std::int64_t at = 0; at < bytes; at += 64)
-    __builtin_prefetch(static_cast<const std::byte*>(from) + at, 0, static_cast<int>(L));
-}
 
 /// Products of few rows are bound by reading weights. A thread reads its shares of them one product
 /// after another, as if they were one run of memory, and asks for what stands a part of its own
@@ -28,7 +21,7 @@ void ask_for(const void* from, std::int64_t bytes) {
 class WeightsAhead {
  public:
   static constexpr std::int64_t kMostBytes = 128 << 10;  // ahead of what is read
-  static constexpr std::int64_t kLeastBytes = 16 << 10;
+  static constexpr std::int64_t kLeastBytes = 16 << 10;  // by the time a share is begun
 
   /// Chunks [first, end) of a product; none if it is not known.
   struct Share {

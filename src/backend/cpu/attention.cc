@@ -31,12 +31,13 @@ void CpuBackend::attention(const AttentionArgs& args) {
                               .rope = std::exchange(rope_, {}),
                               .group = group,
                               .tile_rows = table_.tile_rows / tile_heads,
-                              .tile_heads = tile_heads};
+                              .tile_heads = tile_heads,
+                              .head_pieces = pieces(group, tile_heads)};
 
   std::int32_t tasks = 0;
   std::int64_t keys = 0;
   for (const BatchSequence& s : batch.sequences) {
-    tasks += pieces(s.n_rows, work.tile_rows) * kv_.kv_heads * pieces(group, tile_heads);
+    tasks += tasks_of(work, s);
     keys += s.kv_length;
   }
   attended_bytes_ = keys * kv_.kv_heads * (kv_.key_bytes() + kv_.value_bytes()) / pool_.threads();
@@ -46,19 +47,21 @@ void CpuBackend::attention(const AttentionArgs& args) {
   kv_ahead_.attention_done(args.layer, batch);
 }
 
+std::int32_t CpuBackend::tasks_of(const AttentionWork& work, const BatchSequence& sequence) const {
+  return pieces(sequence.n_rows, work.tile_rows) * kv_.kv_heads * work.head_pieces;
+}
+
 CpuBackend::AttentionTask CpuBackend::attention_task(const AttentionWork& work,
                                                      std::int32_t task) const {
-  const std::int32_t head_pieces = pieces(work.group, work.tile_heads);
-  const std::int32_t per_row_tile = kv_.kv_heads * head_pieces;
   const BatchSequence* s = batch_->sequences.data();  // few of them, so a walk is enough
-  for (; task >= pieces(s->n_rows, work.tile_rows) * per_row_tile; ++s)
-    task -= pieces(s->n_rows, work.tile_rows) * per_row_tile;
+  for (; task >= tasks_of(work, *s); ++s) task -= tasks_of(work, *s);
+  const std::int32_t per_row_tile = kv_.kv_heads * work.head_pieces;
   // Later rows see more keys: start with them, so that no long task is left for the end.
   const std::int32_t first_row =
       (pieces(s->n_rows, work.tile_rows) - 1 - task / per_row_tile) * work.tile_rows;
-  const std::int32_t first_head = task % head_pieces * work.tile_heads;
+  const std::int32_t first_head = task % work.head_pieces * work.tile_heads;
   return {.sequence = s,
-          .kv_head = task % per_row_tile / head_pieces,
+          .kv_head = task % per_row_tile / work.head_pieces,
           .first_row = first_row,
           .rows = std::min(work.tile_rows, s->n_rows - first_row),
           .first_head = first_head,
@@ -70,16 +73,13 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   const std::int32_t size = kv_.head_size;
   const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
-  const std::int64_t layer_heads =
-      std::int64_t{args.layer} * kv_.pages * kv_.kv_heads + task.kv_head;
   const std::int32_t head0 = task.kv_head * work.group + task.first_head;
   const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
   // The kernel asks for its pages one or two ahead; nobody has asked for the first ones.
   if (task.sequence->n_rows == 1) {
     const std::int32_t n = std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size));
     for (std::int32_t i = 0; i < n; ++i)
-      ask_for<Level::second>(
-          keys_ + (layer_heads + std::int64_t{pages[i]} * kv_.kv_heads) * key_bytes, key_bytes);
+      ask_for<CacheLevel::second>(key_page(args.layer, pages[i], task.kv_head), key_bytes);
   }
   if (work.rope.q != nullptr) {
     const std::int64_t row = task.sequence->first_row;
@@ -107,8 +107,8 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   tile.n_keys = n_keys;
   tile.pages = pages;
   tile.page_size = kv_.page_size;
-  tile.keys = keys_ + layer_heads * key_bytes;
-  tile.values = values_ + layer_heads * value_bytes;
+  tile.keys = key_page(args.layer, 0, task.kv_head);
+  tile.values = value_page(args.layer, 0, task.kv_head);
   tile.key_page_bytes = kv_.kv_heads * key_bytes;
   tile.value_page_bytes = kv_.kv_heads * value_bytes;
   tile.head_size = size;

@@ -66,7 +66,7 @@ std::string CpuBackend::description() const {
 
 std::int64_t CpuBackend::matrix_bytes(quant::Type type, std::int64_t rows, std::int64_t columns,
                                       MatrixUse) const {
-  return (rows + kPairRows - 1) / kPairRows * kPairPanels * panel_bytes(type, columns);
+  return panel_count(rows) * panel_bytes(type, columns);
 }
 
 Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
@@ -77,7 +77,7 @@ Result<MatrixId> CpuBackend::load_matrix(const MatrixSource& source) {
   Matrix m{source.type,
            static_cast<std::int32_t>(source.rows),
            static_cast<std::int32_t>(source.columns),
-           static_cast<std::int32_t>((source.rows + kPairRows - 1) / kPairRows * kPairPanels),
+           static_cast<std::int32_t>(panel_count(source.rows)),
            panel_bytes(source.type, source.columns),
            nullptr};
   m.data = weights_.take(m.panels * m.panel_bytes);

@@ -138,13 +138,24 @@ class CpuBackend final : public Backend {
   struct AttentionWork {
     AttentionArgs args;
     RopeStoreArgs rope;  // still to be done, each task's part of it; q is null if none
-    std::int32_t group, tile_rows, tile_heads;
+    std::int32_t group, tile_rows, tile_heads, head_pieces;
   };
+  std::int32_t tasks_of(const AttentionWork& work, const BatchSequence& sequence) const;
   AttentionTask attention_task(const AttentionWork& work, std::int32_t task) const;
   void attention_tile(const AttentionWork& work, const AttentionTask& task, int thread);
   bool left_to_attention(const RopeStoreArgs& args) const;
   void rotate_heads(float* x, std::int32_t heads, std::int64_t row,
                     const RopeStoreArgs& args) const;
+  /// Keys and values of one head in a page, each page_size of them.
+  std::byte* key_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
+    return keys_ + head_page(layer, page, head) * kv_.key_bytes() * kv_.page_size;
+  }
+  std::byte* value_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
+    return values_ + head_page(layer, page, head) * kv_.value_bytes() * kv_.page_size;
+  }
+  std::int64_t head_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
+    return (std::int64_t{layer} * kv_.pages + page) * kv_.kv_heads + head;
+  }
   void store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const;
   void norm_rows(const RmsNormArgs& args);
   void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
@@ -157,6 +168,7 @@ class CpuBackend final : public Backend {
   void prepare_shared(const ProductArgs& args, bool fused);
   static const float* sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed);
   void matmul_fused(const ProductArgs& args);
+  WeightsAhead::Share share_of(const Division& d, int thread) const;
   void fused_begin(const FusedWork& work, int thread);
   void fused_run(const FusedWork& work, const Division::Run& run, bool own, int thread);
   void matmul_tiled(const ProductArgs& args);

@@ -28,12 +28,7 @@ Division::Run Division::run(int chunk, int end) const {
 
 const std::byte* Division::begin(int chunk) const {
   const Run r = run(chunk, chunk + 1);
-  return matrices[r.weight]->data + r.first * matrices[r.weight]->panel_bytes;
-}
-
-std::int64_t Division::bytes(int first, int end) const {
-  const Run r = run(first, first + 1);
-  return std::int64_t{end - first} * r.weights * kChunkPanels * matrices[r.weight]->panel_bytes;
+  return matrices[r.weight]->panel(r.first);
 }
 
 void Division::stretches(int first, int end, std::int64_t skip, std::int64_t most,
@@ -44,7 +39,7 @@ void Division::stretches(int first, int end, std::int64_t skip, std::int64_t mos
     step = r.count / kChunkPanels;
     for (std::int32_t w = r.weight; w < r.weight + r.weights && most > 0; ++w) {
       const Matrix& m = *matrices[w];
-      const std::byte* at = m.data + r.first * m.panel_bytes;
+      const std::byte* at = m.panel(r.first);
       const std::int64_t skipped = std::min(skip, r.count * m.panel_bytes);
       const std::int64_t bytes = std::min(most, r.count * m.panel_bytes - skipped);
       skip -= skipped;

@@ -65,8 +65,6 @@ struct Division {
   }
   /// Where a chunk's weights begin.
   const std::byte* begin(int chunk) const;
-  /// About as many bytes as chunks [first, end) have: as many as all of them were like the first.
-  std::int64_t bytes(int first, int end) const;
   /// Appends where the weights of chunks [first, end) stand, in the order of their use: at most
   /// `most` bytes, without the first `skip`.
   void stretches(int first, int end, std::int64_t skip, std::int64_t most,

@@ -76,8 +76,8 @@ void CpuBackend::pack_input(const ProductArgs& args, const Inputs& in, std::int3
 /// What other threads wrote is fetched from their caches: all at once, not line after line when it
 /// is read.
 void CpuBackend::ask_for_inputs(const ProductArgs& args) {
-  const float* x = args.norm.x != nullptr && !args.norm.of_logit_rows ? args.norm.x : args.in.x;
-  ask_for<Level::first>(x, 4 * std::min(kAskedInputs, std::int64_t{args.rows} * args.columns));
+  const float* x = args.norm.x != nullptr ? args.norm.x : args.in.x;
+  ask_for<CacheLevel::first>(x, 4 * std::min(kAskedInputs, std::int64_t{args.rows} * args.columns));
 }
 
 /// Few inputs: a thread that reads all of them anyway had better prepare them in its own cache than

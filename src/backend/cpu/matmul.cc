@@ -106,22 +106,22 @@ void CpuBackend::matmul_fused(const ProductArgs& args) {
   if (!work.own_inputs) prepare_shared(args, /*fused=*/true);
   pool_.run(work.now.chunks, work.now.grain, [work, this](int first, int end, int thread) {
     fused_begin(work, thread);
-    const bool own = first >= pool_.first_chunk(work.now.chunks, thread) &&
-                     first < pool_.first_chunk(work.now.chunks, thread + 1);
+    const WeightsAhead::Share share = share_of(work.now, thread);
+    const bool own = first >= share.first && first < share.end;
     work.now.for_each_run(first, end,
                           [&](const Division::Run& run) { fused_run(work, run, own, thread); });
   });
 }
 
+WeightsAhead::Share CpuBackend::share_of(const Division& d, int thread) const {
+  return {d, pool_.first_chunk(d.chunks, thread), pool_.first_chunk(d.chunks, thread + 1)};
+}
+
 /// What a thread does once, when it comes to a product.
 void CpuBackend::fused_begin(const FusedWork& work, int thread) {
   if (!weights_ahead_.is_new(thread, work.number)) return;
-  const auto share = [&](const Division& d) {
-    return WeightsAhead::Share{d, pool_.first_chunk(d.chunks, thread),
-                               pool_.first_chunk(d.chunks, thread + 1)};
-  };
   ask_for_inputs(work.args);
-  weights_ahead_.begin(thread, share(work.now), share(work.next), work.kept);
+  weights_ahead_.begin(thread, share_of(work.now, thread), share_of(work.next, thread), work.kept);
   if (work.own_inputs) prepare_own(work.args, thread);
 }
 

@@ -61,6 +61,11 @@ constexpr std::int64_t panel_bytes(quant::Type type, std::int64_t columns) {
   return columns / panel_format(type).unit * panel_format(type).unit_bytes();
 }
 
+/// Panels of whole pairs that `rows` rows take.
+constexpr std::int64_t panel_count(std::int64_t rows) {
+  return (rows + kPairRows - 1) / kPairRows * kPairPanels;
+}
+
 /// Bytes from a panel's unit to its next.
 constexpr std::int64_t unit_stride(quant::Type type) {
   return kPairPanels * panel_format(type).unit_bytes();
