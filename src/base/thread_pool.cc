@@ -101,7 +101,7 @@ void ThreadPool::work(int thread) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_acquire)) return;
     // All of a new job at once, not line after line.
-    __builtin_prefetch(&tickets_[static_cast<std::size_t>(thread)], 1);
+    ask_to_write(&tickets_[static_cast<std::size_t>(thread)], sizeof(Tickets));
     ask_for<CacheLevel::first>(&job_, sizeof job_);
     take_chunks(thread);
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -25,7 +26,7 @@ KvLayout small_layout(std::int32_t pages) {
   layout.pages = pages;
   return layout;
 }
-const std::int64_t kKeyPage = 2 * 32 * (2 * 16 + 4), kValuePage = 2 * 32 * 2 * 16;
+const std::int64_t kKeyPage = 32 * (2 * 16 + 4), kValuePage = 32 * 2 * 16;  // of a head
 
 /// Two sequences: the first with 40 positions in pages 5 and 2, the second with 3 in page 0.
 struct TwoSequences {
@@ -66,10 +67,12 @@ TEST(KvAhead, ThePagesOfTheNextLayerAreSharedOutInOrder) {
     ahead.attention_done(0, two.batch);
     ahead.product_begins(1000);
     const std::vector<Stretch> stretches = stretches_of(ahead, threads);
-    ASSERT_EQ(stretches.size(), 6u);
-    const int pages[] = {5, 2, 0};
-    for (std::size_t i = 0; i < 3; ++i) {
-      const std::int64_t page = 7 + pages[i];  // of layer 1
+    // Layer 1 has pages 14 to 20 of head 0 and 21 to 27 of head 1, in the order of attention's
+    // tasks.
+    const int pages[] = {14 + 5, 14 + 2, 21 + 5, 21 + 2, 14, 21};
+    ASSERT_EQ(stretches.size(), 2 * std::size(pages));
+    for (std::size_t i = 0; i < std::size(pages); ++i) {
+      const std::int64_t page = pages[i];
       EXPECT_EQ(stretches[2 * i].at, keys + page * kKeyPage);
       EXPECT_EQ(stretches[2 * i].end, keys + (page + 1) * kKeyPage);
       EXPECT_EQ(stretches[2 * i + 1].at, values + page * kValuePage);

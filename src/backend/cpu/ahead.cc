@@ -63,9 +63,8 @@ void KvAhead::create(const KvLayout& layout, const std::byte* keys, const std::b
   keys_ = keys;
   values_ = values;
   near_ = false;
-  const std::int64_t positions = std::int64_t{layout.kv_heads} * layout.page_size;
-  key_page_bytes_ = positions * layout.key_bytes();
-  value_page_bytes_ = positions * layout.value_bytes();
+  key_page_bytes_ = layout.page_size * layout.key_bytes();
+  value_page_bytes_ = layout.page_size * layout.value_bytes();
   stretches_.clear();  // reserved: a step allocates nothing
   stretches_.reserve(
       static_cast<std::size_t>(2 * (most_bytes_ / (key_page_bytes_ + value_page_bytes_) + 1)));
@@ -76,16 +75,19 @@ void KvAhead::attention_done(std::int32_t layer, const Batch& batch) {
   weights_since_ = 0;
   stretches_.clear();
   std::int64_t left = layer + 1 < layout_.layers ? most_bytes_ : 0;
-  for (const BatchSequence& s : batch.sequences) {
+  const auto ask = [&](const BatchSequence& s, std::int64_t first_page) {
     for (std::int32_t i = 0; i * layout_.page_size < s.kv_length && left > 0; ++i) {
-      const std::int64_t page = std::int64_t{layer + 1} * layout_.pages +
-                                batch.block_table[static_cast<std::size_t>(s.first_page + i)];
+      const std::int64_t page =
+          first_page + batch.block_table[static_cast<std::size_t>(s.first_page + i)];
       stretches_.push_back({keys_ + page * key_page_bytes_, keys_ + (page + 1) * key_page_bytes_});
       stretches_.push_back(
           {values_ + page * value_page_bytes_, values_ + (page + 1) * value_page_bytes_});
       left -= key_page_bytes_ + value_page_bytes_;
     }
-  }
+  };
+  for (const BatchSequence& s : batch.sequences)
+    for (std::int32_t head = 0; head < layout_.kv_heads; ++head)
+      ask(s, (std::int64_t{layer + 1} * layout_.kv_heads + head) * layout_.pages);
   const std::size_t n = stretches_.size(), threads = fetches_.size();
   for (std::size_t t = 0; t < threads; ++t)
     fetches_[t].fetch = {nullptr, nullptr, stretches_.data() + n * t / threads,

@@ -86,7 +86,7 @@ class KvAhead {
   const std::int64_t most_between_;  // weights read between a request and its use
   KvLayout layout_;
   const std::byte *keys_ = nullptr, *values_ = nullptr;
-  std::int64_t key_page_bytes_ = 0, value_page_bytes_ = 0;  // of all heads
+  std::int64_t key_page_bytes_ = 0, value_page_bytes_ = 0;  // of a head
   std::vector<Stretch> stretches_;                          // of the coming layer
   std::vector<ThreadFetch> fetches_;
   std::int64_t weights_since_ = 0;    // the last attention

@@ -68,6 +68,20 @@ CpuBackend::AttentionTask CpuBackend::attention_task(const AttentionWork& work,
           .heads = std::min(work.tile_heads, work.group - first_head)};
 }
 
+/// What a task rotates and stores, and where to: other threads wrote some of it, and read what
+/// stood there before.
+void CpuBackend::ask_for_heads(const AttentionWork& work, const AttentionTask& task) const {
+  const std::int64_t row = task.sequence->first_row, size = kv_.head_size, bytes = 4 * size;
+  const std::int64_t kv_head = row * kv_.kv_heads + task.kv_head;
+  const std::int64_t head = row * work.args.heads + task.kv_head * work.group + task.first_head;
+  ask_to_write(work.rope.q + head * size, task.heads * bytes);
+  ask_to_write(work.rope.k + kv_head * size, bytes);
+  ask_for<CacheLevel::first>(work.rope.v + kv_head * size, bytes);
+  ask_to_write(static_cast<float*>(work.args.out) + head * size, task.heads * bytes);
+  const std::int32_t page = batch_->slots[static_cast<std::size_t>(row)] / kv_.page_size;
+  ask_to_write(key_page(work.args.layer, page, task.kv_head), kv_.key_bytes() * kv_.page_size);
+}
+
 void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& task, int thread) {
   const AttentionArgs& args = work.args;
   const std::int32_t size = kv_.head_size;
@@ -75,6 +89,7 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
   const std::int32_t head0 = task.kv_head * work.group + task.first_head;
   const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
+  if (work.rope.q != nullptr) ask_for_heads(work, task);
   // The kernel asks for its pages one or two ahead; nobody has asked for the first ones.
   if (task.sequence->n_rows == 1) {
     const std::int32_t n = std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size));
@@ -109,8 +124,8 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   tile.page_size = kv_.page_size;
   tile.keys = key_page(args.layer, 0, task.kv_head);
   tile.values = value_page(args.layer, 0, task.kv_head);
-  tile.key_page_bytes = kv_.kv_heads * key_bytes;
-  tile.value_page_bytes = kv_.kv_heads * value_bytes;
+  tile.key_page_bytes = key_bytes;
+  tile.value_page_bytes = value_bytes;
   tile.head_size = size;
   tile.value_stride = kv_.value_stride();
   tile.type = kv_.type;

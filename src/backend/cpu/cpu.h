@@ -142,6 +142,7 @@ class CpuBackend final : public Backend {
   };
   std::int32_t tasks_of(const AttentionWork& work, const BatchSequence& sequence) const;
   AttentionTask attention_task(const AttentionWork& work, std::int32_t task) const;
+  void ask_for_heads(const AttentionWork& work, const AttentionTask& task) const;
   void attention_tile(const AttentionWork& work, const AttentionTask& task, int thread);
   bool left_to_attention(const RopeStoreArgs& args) const;
   void rotate_heads(float* x, std::int32_t heads, std::int64_t row,
@@ -154,7 +155,7 @@ class CpuBackend final : public Backend {
     return values_ + head_page(layer, page, head) * kv_.value_bytes() * kv_.page_size;
   }
   std::int64_t head_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
-    return (std::int64_t{layer} * kv_.pages + page) * kv_.kv_heads + head;
+    return (std::int64_t{layer} * kv_.kv_heads + head) * kv_.pages + page;
   }
   void store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const;
   void norm_rows(const RmsNormArgs& args);

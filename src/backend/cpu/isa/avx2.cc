@@ -4,6 +4,7 @@
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
 #include "base/math.h"
+#include "base/prefetch.h"
 
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))

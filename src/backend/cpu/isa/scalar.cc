@@ -4,6 +4,7 @@
 #include "backend/cpu/table.h"
 #include "base/half.h"
 #include "base/math.h"
+#include "base/prefetch.h"
 
 #define INLINE inline
 #define INLINE_LAMBDA

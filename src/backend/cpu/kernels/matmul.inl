@@ -136,7 +136,10 @@ void fused_panels(const FusedArgs& a, std::int32_t panel) {
     panels[c.value] = panel_at(a.panels, T, a.panel_bytes, panel + c.value);
   });
   F total[R][C];
-  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA { total[r.value][c.value] = zero(); });
+  unroll2<R, C>([&](auto r, auto c) INLINE_LAMBDA {
+    total[r.value][c.value] = zero();
+    ask_to_write(a.out + std::int64_t{r.value} * a.outputs + (panel + c.value) * 16, 64);
+  });
   if constexpr (is_plain(T))
     fused_plain<T, R, C>(a, panels, total);
   else
