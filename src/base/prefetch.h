@@ -1,4 +1,4 @@
-// Asking for memory before it is read. Changes no result; a wrong address does no harm.
+// Asking for memory before it is read or written. Changes no result; a wrong address does no harm.
 #pragma once
 
 #include <cstddef>

@@ -56,12 +56,12 @@ std::vector<Stretch> stretches_of(KvAhead& ahead, int threads) {
 }
 
 TEST(KvAhead, ThePagesOfTheNextLayerAreSharedOutInOrder) {
-  const auto* keys = reinterpret_cast<const std::byte*>(std::uintptr_t{1} << 30);
-  const auto* values = reinterpret_cast<const std::byte*>(std::uintptr_t{1} << 31);
+  auto* keys = reinterpret_cast<std::byte*>(std::uintptr_t{1} << 30);
+  auto* values = reinterpret_cast<std::byte*>(std::uintptr_t{1} << 31);
   const TwoSequences two;
   for (const int threads : {1, 2, 5}) {
     KvAhead ahead(threads, kCache);
-    ahead.create(small_layout(7), keys, values);
+    ahead.create({small_layout(7), keys, values});
     ahead.product_begins(1000);
     EXPECT_EQ(ahead.fetches(), nullptr);  // nothing is known yet
     ahead.attention_done(0, two.batch);
@@ -87,7 +87,7 @@ TEST(KvAhead, ThePagesOfTheNextLayerAreSharedOutInOrder) {
 TEST(KvAhead, NothingIsAskedForThatTheCacheWouldNotKeepUntilItsUse) {
   const TwoSequences two;
   KvAhead ahead(1, kCache);
-  ahead.create(small_layout(7), nullptr, nullptr);
+  ahead.create({small_layout(7)});
   ahead.product_begins(kCache);  // between two attentions: four times what may lie between
   ahead.attention_done(0, two.batch);
   ahead.product_begins(kCache * 3 / 4 - 1);
@@ -96,7 +96,7 @@ TEST(KvAhead, NothingIsAskedForThatTheCacheWouldNotKeepUntilItsUse) {
   EXPECT_EQ(ahead.fetches(), nullptr);
   ahead.product_begins(kCache / 4);  // kCache / 4 left
   EXPECT_NE(ahead.fetches(), nullptr);
-  ahead.create(small_layout(7), nullptr, nullptr);
+  ahead.create({small_layout(7)});
   EXPECT_EQ(ahead.fetches(), nullptr);
 
   // Half of the cache at most, however long the sequences are.
@@ -106,7 +106,7 @@ TEST(KvAhead, NothingIsAskedForThatTheCacheWouldNotKeepUntilItsUse) {
   longer.batch.positions[1] = 32 * pages - 1;
   longer.batch.sequences[1].kv_length = 32 * pages;
   longer.batch.block_table.resize(static_cast<std::size_t>(pages) + 2, 1);
-  ahead.create(small_layout(pages), nullptr, nullptr);
+  ahead.create({small_layout(pages)});
   ahead.attention_done(0, longer.batch);
   ahead.attention_done(0, longer.batch);
   ahead.product_begins(0);

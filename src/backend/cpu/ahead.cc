@@ -58,36 +58,30 @@ void WeightsAhead::ask(int thread) {
   ask_some(f);
 }
 
-void KvAhead::create(const KvLayout& layout, const std::byte* keys, const std::byte* values) {
-  layout_ = layout;
-  keys_ = keys;
-  values_ = values;
+void KvAhead::create(const KvPool& pool) {
+  pool_ = pool;
   near_ = false;
-  key_page_bytes_ = layout.page_size * layout.key_bytes();
-  value_page_bytes_ = layout.page_size * layout.value_bytes();
+  const std::int64_t page_bytes = pool.key_page_bytes() + pool.value_page_bytes();
   stretches_.clear();  // reserved: a step allocates nothing
-  stretches_.reserve(
-      static_cast<std::size_t>(2 * (most_bytes_ / (key_page_bytes_ + value_page_bytes_) + 1)));
+  stretches_.reserve(static_cast<std::size_t>(2 * (most_bytes_ / page_bytes + 1)));
 }
 
 void KvAhead::attention_done(std::int32_t layer, const Batch& batch) {
   weights_between_ = weights_since_;
   weights_since_ = 0;
   stretches_.clear();
-  std::int64_t left = layer + 1 < layout_.layers ? most_bytes_ : 0;
-  const auto ask = [&](const BatchSequence& s, std::int64_t first_page) {
-    for (std::int32_t i = 0; i * layout_.page_size < s.kv_length && left > 0; ++i) {
-      const std::int64_t page =
-          first_page + batch.block_table[static_cast<std::size_t>(s.first_page + i)];
-      stretches_.push_back({keys_ + page * key_page_bytes_, keys_ + (page + 1) * key_page_bytes_});
-      stretches_.push_back(
-          {values_ + page * value_page_bytes_, values_ + (page + 1) * value_page_bytes_});
-      left -= key_page_bytes_ + value_page_bytes_;
-    }
+  std::int64_t left = layer + 1 < pool_.layers ? most_bytes_ : 0;
+  const auto ask = [&](const std::byte* page, std::int64_t bytes) {
+    stretches_.push_back({page, page + bytes});
+    left -= bytes;
   };
   for (const BatchSequence& s : batch.sequences)
-    for (std::int32_t head = 0; head < layout_.kv_heads; ++head)
-      ask(s, (std::int64_t{layer + 1} * layout_.kv_heads + head) * layout_.pages);
+    for (std::int32_t head = 0; head < pool_.kv_heads; ++head)
+      for (std::int32_t i = 0; i * pool_.page_size < s.kv_length && left > 0; ++i) {
+        const std::int32_t page = batch.block_table[static_cast<std::size_t>(s.first_page + i)];
+        ask(pool_.key_page(layer + 1, page, head), pool_.key_page_bytes());
+        ask(pool_.value_page(layer + 1, page, head), pool_.value_page_bytes());
+      }
   const std::size_t n = stretches_.size(), threads = fetches_.size();
   for (std::size_t t = 0; t < threads; ++t)
     fetches_[t].fetch = {nullptr, nullptr, stretches_.data() + n * t / threads,

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/division.h"
+#include "backend/cpu/kv_pool.h"
 #include "backend/cpu/table.h"
 #include "base/prefetch.h"
 
@@ -65,8 +66,7 @@ class KvAhead {
         most_between_(cache / 4),
         fetches_(static_cast<std::size_t>(threads)) {}
 
-  /// For a pool that begins at `keys` and `values`.
-  void create(const KvLayout& layout, const std::byte* keys, const std::byte* values);
+  void create(const KvPool& pool);
   /// Attention of `layer` is over: what comes next is that of the layer behind it.
   void attention_done(std::int32_t layer, const Batch& batch);
   /// A product of matrices of `bytes` begins. REQUIRES: no thread holds a fetch().
@@ -84,10 +84,8 @@ class KvAhead {
  private:
   const std::int64_t most_bytes_;    // asked for a layer
   const std::int64_t most_between_;  // weights read between a request and its use
-  KvLayout layout_;
-  const std::byte *keys_ = nullptr, *values_ = nullptr;
-  std::int64_t key_page_bytes_ = 0, value_page_bytes_ = 0;  // of a head
-  std::vector<Stretch> stretches_;                          // of the coming layer
+  KvPool pool_;
+  std::vector<Stretch> stretches_;  // of the coming layer
   std::vector<ThreadFetch> fetches_;
   std::int64_t weights_since_ = 0;    // the last attention
   std::int64_t weights_between_ = 0;  // the two attentions before

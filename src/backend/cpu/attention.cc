@@ -79,14 +79,12 @@ void CpuBackend::ask_for_heads(const AttentionWork& work, const AttentionTask& t
   ask_for<CacheLevel::first>(work.rope.v + kv_head * size, bytes);
   ask_to_write(static_cast<float*>(work.args.out) + head * size, task.heads * bytes);
   const std::int32_t page = batch_->slots[static_cast<std::size_t>(row)] / kv_.page_size;
-  ask_to_write(key_page(work.args.layer, page, task.kv_head), kv_.key_bytes() * kv_.page_size);
+  ask_to_write(kv_.key_page(work.args.layer, page, task.kv_head), kv_.key_page_bytes());
 }
 
 void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& task, int thread) {
   const AttentionArgs& args = work.args;
   const std::int32_t size = kv_.head_size;
-  const std::int64_t key_bytes = kv_.key_bytes() * kv_.page_size;
-  const std::int64_t value_bytes = kv_.value_bytes() * kv_.page_size;
   const std::int32_t head0 = task.kv_head * work.group + task.first_head;
   const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
   if (work.rope.q != nullptr) ask_for_heads(work, task);
@@ -94,7 +92,8 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   if (task.sequence->n_rows == 1) {
     const std::int32_t n = std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size));
     for (std::int32_t i = 0; i < n; ++i)
-      ask_for<CacheLevel::second>(key_page(args.layer, pages[i], task.kv_head), key_bytes);
+      ask_for<CacheLevel::second>(kv_.key_page(args.layer, pages[i], task.kv_head),
+                                  kv_.key_page_bytes());
   }
   if (work.rope.q != nullptr) {
     const std::int64_t row = task.sequence->first_row;
@@ -122,10 +121,10 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   tile.n_keys = n_keys;
   tile.pages = pages;
   tile.page_size = kv_.page_size;
-  tile.keys = key_page(args.layer, 0, task.kv_head);
-  tile.values = value_page(args.layer, 0, task.kv_head);
-  tile.key_page_bytes = key_bytes;
-  tile.value_page_bytes = value_bytes;
+  tile.keys = kv_.key_page(args.layer, 0, task.kv_head);
+  tile.values = kv_.value_page(args.layer, 0, task.kv_head);
+  tile.key_page_bytes = kv_.key_page_bytes();
+  tile.value_page_bytes = kv_.value_page_bytes();
   tile.head_size = size;
   tile.value_stride = kv_.value_stride();
   tile.type = kv_.type;

@@ -137,13 +137,13 @@ Status CpuBackend::create_kv(const KvLayout& layout) {
   const std::int64_t rows =
       std::int64_t{layout.layers} * layout.kv_heads * layout.page_size * layout.pages;
   pool_memory_.release_to(0);
-  keys_ = pool_memory_.take(rows * layout.key_bytes());
-  values_ = keys_ == nullptr ? nullptr : pool_memory_.take(rows * layout.value_bytes());
-  if (keys_ == nullptr || values_ == nullptr)
+  std::byte* keys = pool_memory_.take(rows * layout.key_bytes());
+  std::byte* values = keys == nullptr ? nullptr : pool_memory_.take(rows * layout.value_bytes());
+  if (keys == nullptr || values == nullptr)
     return {Code::resource_exhausted,
             fmt::format("KV pool: no memory for {} bytes", layout.bytes())};
-  kv_ = layout;
-  kv_ahead_.create(layout, keys_, values_);
+  kv_ = {layout, keys, values};
+  kv_ahead_.create(kv_);
   return {};
 }
 

@@ -13,6 +13,7 @@
 #include "backend/cpu/ahead.h"
 #include "backend/cpu/arena.h"
 #include "backend/cpu/division.h"
+#include "backend/cpu/kv_pool.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
 #include "base/memory.h"
@@ -147,16 +148,6 @@ class CpuBackend final : public Backend {
   bool left_to_attention(const RopeStoreArgs& args) const;
   void rotate_heads(float* x, std::int32_t heads, std::int64_t row,
                     const RopeStoreArgs& args) const;
-  /// Keys and values of one head in a page, each page_size of them.
-  std::byte* key_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
-    return keys_ + head_page(layer, page, head) * kv_.key_bytes() * kv_.page_size;
-  }
-  std::byte* value_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
-    return values_ + head_page(layer, page, head) * kv_.value_bytes() * kv_.page_size;
-  }
-  std::int64_t head_page(std::int32_t layer, std::int32_t page, std::int32_t head) const {
-    return (std::int64_t{layer} * kv_.kv_heads + head) * kv_.pages + page;
-  }
   void store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const;
   void norm_rows(const RmsNormArgs& args);
   void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
@@ -188,9 +179,8 @@ class CpuBackend final : public Backend {
   Arena weights_;  // a piece for each matrix
   std::vector<AlignedArray<std::byte>> buffers_;
 
-  KvLayout kv_;
+  KvPool kv_;
   Arena pool_memory_;
-  std::byte *keys_ = nullptr, *values_ = nullptr;
 
   Scratch scratch_ = {};
   AlignedArray<float> shared_scratch_;  // packed, sums, packed sums

@@ -107,8 +107,8 @@ void write_head_16(const KernelTable& table, const float* k, const float* v, std
 void CpuBackend::store_head(std::int64_t row, std::int32_t head, const RopeStoreArgs& args) const {
   const std::int32_t slot = batch_->slots[static_cast<std::size_t>(row)];
   const std::int32_t page = slot / kv_.page_size, offset = slot % kv_.page_size;
-  std::byte* keys = key_page(args.layer, page, head);
-  std::byte* values = value_page(args.layer, page, head);
+  std::byte* keys = kv_.key_page(args.layer, page, head);
+  std::byte* values = kv_.value_page(args.layer, page, head);
   const std::int64_t x = (row * kv_.kv_heads + head) * kv_.head_size;
   if (kv_.type == KvType::f32)
     write_head(args.k + x, args.v + x, keys, values, offset, kv_);
