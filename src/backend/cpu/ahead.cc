@@ -36,17 +36,16 @@ std::int64_t WeightsAhead::asked_of_next(const Progress& p) {
 void WeightsAhead::begin(int thread, const Share& share, const Share& next, bool kept) {
   Progress& p = threads_[static_cast<std::size_t>(thread)];
   const bool expected = kept && share.division.begin(share.first) == p.next_begin;
-  const std::int64_t skip = expected ? asked_of_next(p) : 0;
+  const std::int64_t skip = std::min(kAheadBytes, expected ? asked_of_next(p) : 0);
   p.stretches.clear();
   share.division.stretches(share.first, share.end, skip, std::numeric_limits<std::int64_t>::max(),
                            p.stretches);
   p.share = p.stretches.size();
-  next.division.stretches(next.first, next.end, 0, kMostBytes, p.stretches);
+  next.division.stretches(next.first, next.end, 0, kNextBytes, p.stretches);
   p.next_begin = next.first < next.end ? next.division.begin(next.first) : nullptr;
   p.fetch = {nullptr, nullptr, p.stretches.data(), p.stretches.data() + p.stretches.size()};
-  // A kernel asks for as much as it reads, so a thread that never waits stays as far ahead as it
-  // begins.
-  for (std::int64_t asked = skip; asked < kLeastBytes; asked += kAtATime) ask_some(p.fetch);
+  // A kernel asks for as much as it reads, so it stays as far ahead as it begins.
+  for (std::int64_t asked = skip; asked < kAheadBytes; asked += kAtATime) ask_some(p.fetch);
 }
 
 void WeightsAhead::ask(int thread) {

@@ -16,13 +16,14 @@
 namespace herd::cpu {
 
 /// Products of few rows are bound by reading weights. A thread reads its shares of them one product
-/// after another, as if they were one run of memory, and asks for what stands a part of its own
-/// cache further on: in its kernels for as many bytes as they read, so that it stays as far ahead,
-/// and for more while it waits. Threads may call at the same time, each for itself.
+/// after another, as if they were one run of memory. Its kernels ask for a little more than they
+/// have read, in the order they read in and into the first level of cache, for as many bytes as
+/// they read; while it waits it asks for the first part of what comes next, into the second level.
+/// Threads may call at the same time, each for itself.
 class WeightsAhead {
  public:
-  static constexpr std::int64_t kMostBytes = 128 << 10;  // ahead of what is read
-  static constexpr std::int64_t kLeastBytes = 16 << 10;  // by the time a share is begun
+  static constexpr std::int64_t kNextBytes = 64 << 10;  // of the next share, while it waits
+  static constexpr std::int64_t kAheadBytes = 8 << 10;  // that kernels are ahead of what they read
 
   /// Chunks [first, end) of a product; none if it is not known.
   struct Share {

@@ -151,13 +151,12 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
                                               std::int32_t max_context) const {
   const std::int64_t row_block = std::min<std::int64_t>(max_rows, kRowBlock);
   Scratch s = {};
+  s.inputs = std::int64_t{max_rows} * max_columns;
   if (max_rows > std::min(table_.fused_rows, kPackedFused - 1)) {
-    s.inputs = std::int64_t{max_rows} * max_columns;
+    s.packed = s.inputs;
     s.unpacked = table_.tile_panels * static_cast<std::int64_t>(sizeof(UnpackedPanel) / 4);
     s.totals = row_block * table_.tile_panels * kPanelRows;
   }
-  for (int i = 0; i < kSumSizes; ++i)
-    s.sums[i] = std::int64_t{max_rows} * (max_columns / kSumGroups[i]);
   s.query = std::int64_t{kMaxTileRows} * kMaxHeadSize;
   s.scores = std::int64_t{table_.tile_rows} * ((max_context + 31) / 32 * 32);
   s.own = std::min(kOwnInputs, std::int64_t{max_rows} * max_columns);
@@ -186,21 +185,15 @@ Status CpuBackend::reserve_scratch(const StepLimits& limits) {
   float* at = shared_scratch_.get();
   const auto take = [&at](std::int64_t n) { return std::exchange(at, at + Scratch::whole(n)); };
   shared_ = {};
-  shared_.packed = take(wanted.inputs);
-  for (int i = 0; i < kSumSizes; ++i) {
-    shared_.sums[i] = take(wanted.sums[i]);
-    shared_.packed_sums[i] = take(wanted.sums[i]);
-  }
+  shared_.packed = take(wanted.packed);
+  shared_.rounded = take_rounded(at, wanted.inputs);
   own_.assign(thread_scratch_.size(), {});
   for (std::size_t t = 0; t < own_.size(); ++t) {
     Inputs& in = own_[t].in;
     at = thread_scratch_[t].get() + wanted.each() - wanted.own_inputs();
     in.normed = take(wanted.own);
     in.packed = take(wanted.own);
-    for (int i = 0; i < kSumSizes; ++i) {
-      in.sums[i] = take(wanted.own / kSumGroups[i]);
-      in.packed_sums[i] = take(wanted.own / kSumGroups[i]);
-    }
+    in.rounded = take_rounded(at, wanted.own);
   }
   return {};
 }

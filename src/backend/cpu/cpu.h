@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdlib>
-#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -27,8 +26,6 @@ struct FreeDeleter {
 template <class T>
 using AlignedArray = std::unique_ptr<T[], FreeDeleter>;
 
-inline constexpr int kSumGroups[] = {16, 32};  // inputs that weights with mins want the sums of
-inline constexpr int kSumSizes = static_cast<int>(std::size(kSumGroups));
 /// Up to here (128 KiB, with the packed ones a quarter of a second-level cache) inputs of few rows
 /// are prepared by every thread for itself.
 inline constexpr std::int64_t kOwnInputs = 32 << 10;
@@ -77,26 +74,24 @@ class CpuBackend final : public Backend {
   void apply_attention(const ApplyAttentionArgs& args) override;
 
  private:
-  struct Scratch {                 // floats, per thread unless said otherwise
-    std::int64_t inputs;           // shared: inputs of a product, packed for its kernels
-    std::int64_t sums[kSumSizes];  // shared: of groups of inputs, as rows and packed
-    std::int64_t unpacked;         // panels of one chunk
-    std::int64_t totals;           // outputs of one row block
-    std::int64_t query;            // attention's packed queries
-    std::int64_t scores;           // attention's scores
-    std::int64_t own;              // inputs that a thread prepares for itself
+  struct Scratch {          // floats, per thread unless said otherwise
+    std::int64_t inputs;    // shared: inputs of a product
+    std::int64_t packed;    // shared: those of them that are packed as floats
+    std::int64_t unpacked;  // panels of one chunk
+    std::int64_t totals;    // outputs of one row block
+    std::int64_t query;     // attention's packed queries
+    std::int64_t scores;    // attention's scores
+    std::int64_t own;       // inputs that a thread prepares for itself
 
     static std::int64_t whole(std::int64_t n) { return (n + 15) / 16 * 16; }  // cache lines
-    std::int64_t shared() const {
-      std::int64_t n = whole(inputs);
-      for (std::int64_t each : sums) n += 2 * whole(each);
-      return n;
+    /// What `n` inputs take as a RoundedRun.
+    static std::int64_t rounded(std::int64_t n) {
+      std::int64_t floats = whole(n) + whole(n / kRoundGroup);
+      for (int group : kSumGroups) floats += whole(n / group) + whole(2 * (n / group));
+      return floats;
     }
-    std::int64_t own_inputs() const {  // normed and packed, and their sums
-      std::int64_t n = 2 * whole(own);
-      for (int group : kSumGroups) n += 2 * whole(own / group);
-      return n;
-    }
+    std::int64_t shared() const { return whole(packed) + rounded(inputs); }
+    std::int64_t own_inputs() const { return 2 * whole(own) + rounded(own); }  // normed and packed
     std::int64_t each() const { return unpacked + totals + query + scores + own_inputs(); }
   };
   Scratch scratch_sizes(std::int32_t max_rows, std::int32_t max_columns,
@@ -107,15 +102,20 @@ class CpuBackend final : public Backend {
   struct Inputs {
     const float* x = nullptr;  // [rows][columns]
     float* packed = nullptr;   // the same, packed for the kernels that take rows side by side
-    float *sums[kSumSizes] = {}, *packed_sums[kSumSizes] = {};  // [rows][columns / kSumGroups[i]]
-    float* normed = nullptr;                                    // [rows][columns] of a thread's own
+    RoundedRun rounded = {};   // the same for weights of codes, a run of rows after the other
+    float* normed = nullptr;   // [rows][columns] of a thread's own
+  };
+  /// What the matrices of a product read of their inputs.
+  struct Wanted {
+    bool values, rounded;                             // weights are values, codes
+    bool with_sums[kSumSizes], with_less[kSumSizes];  // RoundArgs
   };
   struct ProductArgs {
     Product product;
     std::int32_t rows, columns;
-    Inputs in;                  // shared
-    bool with_sums[kSumSizes];  // which of them are read
-    RmsNormArgs norm;           // still to be done, of what in.x stands for; x is null if none
+    Inputs in;  // shared
+    Wanted wanted;
+    RmsNormArgs norm;  // still to be done, of what in.x stands for; x is null if none
     float* out[kMostMatrices];
     Epilogue epilogue;
   };
@@ -152,17 +152,21 @@ class CpuBackend final : public Backend {
   void norm_rows(const RmsNormArgs& args);
   void norm_row(const RmsNormArgs& args, std::int64_t row, float* out) const;
   void learn_order(const Product& product);
-  void sum_row(const ProductArgs& args, const Inputs& in, std::int64_t row) const;
-  void pack_input(const ProductArgs& args, const Inputs& in, std::int32_t first, std::int32_t rows,
-                  std::int32_t k0, std::int32_t k1) const;
+  static void add_wanted(quant::Type type, Wanted& wanted);
+  static RoundedRun take_rounded(float*& at, std::int64_t inputs);
+  static RoundedRun run_at(const RoundedRun& all, std::int64_t first_row, std::int64_t columns);
+  void round_run(const ProductArgs& args, const Inputs& in, std::int32_t first, std::int32_t rows,
+                 std::int32_t k0, std::int32_t k1) const;
   static void ask_for_inputs(const ProductArgs& args);
   void prepare_own(const ProductArgs& args, int thread);
   void prepare_shared(const ProductArgs& args, bool fused);
-  static const float* sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed);
   void matmul_fused(const ProductArgs& args);
   WeightsAhead::Share share_of(const Division& d, int thread) const;
   void fused_begin(const FusedWork& work, int thread);
   void fused_run(const FusedWork& work, const Division::Run& run, bool own, int thread);
+  void coded_panels(const ProductArgs& args, const Inputs& in, const Matrix& m, float* out,
+                    std::int32_t first_panel, std::int32_t n_panels, Fetch* weights,
+                    Fetch* fetch) const;
   void matmul_tiled(const ProductArgs& args);
   void tiled_panels(const ProductArgs& args, const Matrix& m, float* out, std::int32_t first_panel,
                     std::int32_t n_panels, int thread);
@@ -183,7 +187,7 @@ class CpuBackend final : public Backend {
   Arena pool_memory_;
 
   Scratch scratch_ = {};
-  AlignedArray<float> shared_scratch_;  // packed, sums, packed sums
+  AlignedArray<float> shared_scratch_;  // packed, rounded
   Inputs shared_;
   // Unpacked, totals, query, scores, own inputs, in a row.
   std::vector<AlignedArray<float>> thread_scratch_;

@@ -1,5 +1,7 @@
-// Inputs of matrix products as the kernels take them: normed, their groups summed, and packed.
+// Inputs of matrix products as the kernels take them: normed, then rounded for weights of codes, or
+// packed.
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/for_each.h"
@@ -50,27 +52,56 @@ constexpr std::int64_t kAskedInputs = 2 << 10;
 
 }  // namespace
 
-void CpuBackend::sum_row(const ProductArgs& args, const Inputs& in, std::int64_t row) const {
-  for (int i = 0; i < kSumSizes; ++i) {
-    const std::int64_t groups = args.columns / kSumGroups[i];
-    if (args.with_sums[i])
-      table_.group_sums(in.x + row * args.columns, args.columns, kSumGroups[i],
-                        in.sums[i] + row * groups);
+void CpuBackend::add_wanted(quant::Type type, Wanted& wanted) {
+  const quant::TypeInfo& info = quant::type_info(type);
+  if (info.group == 0) {
+    wanted.values = true;
+    return;
   }
+  wanted.rounded = true;
+  const int size = info.group == kSumGroups[0] ? 0 : 1;
+  (info.has_min ? wanted.with_sums : wanted.with_less)[size] = true;
 }
 
-/// Rows [first, first + rows) for a kernel that takes them side by side: inputs [k0, k1).
-void CpuBackend::pack_input(const ProductArgs& args, const Inputs& in, std::int32_t first,
-                            std::int32_t rows, std::int32_t k0, std::int32_t k1) const {
-  const std::int64_t at = std::int64_t{first} * args.columns;
-  pack_rows(in.x + at, args.columns, rows, k0, k1, in.packed + at);
+RoundedRun CpuBackend::take_rounded(float*& at, std::int64_t inputs) {
+  const auto take = [&at](std::int64_t n) { return std::exchange(at, at + Scratch::whole(n)); };
+  RoundedRun run = {};
+  run.digits = reinterpret_cast<std::int8_t*>(take(inputs));
+  run.scales = take(inputs / kRoundGroup);
   for (int i = 0; i < kSumSizes; ++i) {
-    const std::int32_t group = kSumGroups[i], groups = args.columns / group;
-    const std::int64_t sums_at = std::int64_t{first} * groups;
-    if (args.with_sums[i])
-      pack_rows(in.sums[i] + sums_at, groups, rows, k0 / group, k1 / group,
-                in.packed_sums[i] + sums_at);
+    run.sums[i] = take(inputs / kSumGroups[i]);
+    run.less[i] = reinterpret_cast<std::int32_t*>(take(2 * (inputs / kSumGroups[i])));
   }
+  return run;
+}
+
+/// The run that begins with row `first_row`: what the rows before it take stands before it.
+RoundedRun CpuBackend::run_at(const RoundedRun& all, std::int64_t first_row, std::int64_t columns) {
+  const std::int64_t before = first_row * columns;
+  RoundedRun run = all;
+  run.digits += 4 * before;
+  run.scales += before / kRoundGroup;
+  for (int i = 0; i < kSumSizes; ++i) {
+    run.sums[i] += before / kSumGroups[i];
+    run.less[i] += 2 * (before / kSumGroups[i]);
+  }
+  return run;
+}
+
+/// Rows [first, first + rows), a run: inputs [k0, k1), whole groups.
+void CpuBackend::round_run(const ProductArgs& args, const Inputs& in, std::int32_t first,
+                           std::int32_t rows, std::int32_t k0, std::int32_t k1) const {
+  const Wanted& w = args.wanted;
+  const RoundedRun run = run_at(in.rounded, first, args.columns);
+  for (std::int32_t row = 0; row < rows; ++row)
+    table_.round({in.x + std::int64_t{first + row} * args.columns,
+                  k0 / kRoundGroup,
+                  k1 / kRoundGroup,
+                  row,
+                  rows,
+                  run,
+                  {w.with_sums[0], w.with_sums[1]},
+                  {w.with_less[0], w.with_less[1]}});
 }
 
 /// What other threads wrote is fetched from their caches: all at once, not line after line when it
@@ -86,39 +117,56 @@ void CpuBackend::prepare_own(const ProductArgs& args, int thread) {
   Inputs& in = own_[static_cast<std::size_t>(thread)].in;
   const bool norm = args.norm.x != nullptr;
   in.x = norm ? in.normed : args.in.x;
-  for (std::int32_t row = 0; row < args.rows; ++row) {
-    if (norm) norm_row(args.norm, row, in.normed + std::int64_t{row} * args.columns);
-    sum_row(args, in, row);
-  }
+  for (std::int32_t row = 0; norm && row < args.rows; ++row)
+    norm_row(args.norm, row, in.normed + std::int64_t{row} * args.columns);
+  if (args.wanted.rounded) round_run(args, in, 0, args.rows, 0, args.columns);
+  if (!args.wanted.values) return;
   for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
     const std::int32_t rows = kFusedSizes[size];
-    if (rows >= kPackedFused) pack_input(args, in, row, rows, 0, args.columns);
+    if (rows < kPackedFused) return;
+    const std::int64_t at = std::int64_t{row} * args.columns;
+    pack_rows(in.x + at, args.columns, rows, 0, args.columns, in.packed + at);
   });
 }
 
 /// Many: shared out. Kernels that are not `fused` take tiles.
 void CpuBackend::prepare_shared(const ProductArgs& args, bool fused) {
   if (args.norm.x != nullptr) norm_rows(args.norm);
-  if (args.with_sums[0] || args.with_sums[1])
-    for_each(args.rows, args.columns, [&](std::int64_t row) { sum_row(args, args.in, row); });
+  const std::int32_t pieces = (args.columns + kPackPiece - 1) / kPackPiece;
+  const auto pack = [&](std::int32_t first, std::int32_t rows, std::int32_t k0, std::int32_t k1) {
+    const std::int64_t at = std::int64_t{first} * args.columns;
+    pack_rows(args.in.x + at, args.columns, rows, k0, k1, args.in.packed + at);
+  };
+  if (args.wanted.rounded) {
+    // Pieces of all rows of a run: threads write nothing side by side.
+    const std::int32_t runs = tile_count(args.rows, kCodedRows);
+    for_each(std::int64_t{runs} * pieces, std::int64_t{args.rows} / runs * kPackPiece,
+             [&](std::int64_t i) {
+               const TileRows run =
+                   tile_rows(args.rows, kCodedRows, static_cast<std::int32_t>(i / pieces));
+               const std::int32_t k0 = static_cast<std::int32_t>(i % pieces) * kPackPiece;
+               round_run(args, args.in, run.first, run.rows, k0,
+                         std::min(args.columns, k0 + kPackPiece));
+             });
+  }
+  if (!args.wanted.values) return;
   if (!fused) {
     // [tile][chunk][input][rows of the tile]: what a tile reads is one run of memory.
     for_each(tile_count(args.rows, table_.tile_rows), std::int64_t{table_.tile_rows} * args.columns,
              [&](std::int64_t t) {
-               const TileRows rows =
+               const TileRows tile =
                    tile_rows(args.rows, table_.tile_rows, static_cast<std::int32_t>(t));
-               pack_input(args, args.in, rows.first, rows.rows, 0, args.columns);
+               pack(tile.first, tile.rows, 0, args.columns);
              });
     return;
   }
   for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
     const std::int32_t rows = kFusedSizes[size];
     if (rows >= kPackedFused)
-      for_each((args.columns + kPackPiece - 1) / kPackPiece, rows * kPackPiece,
-               [&](std::int64_t i) {
-                 const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
-                 pack_input(args, args.in, row, rows, k0, std::min(args.columns, k0 + kPackPiece));
-               });
+      for_each(pieces, rows * kPackPiece, [&](std::int64_t i) {
+        const std::int32_t k0 = static_cast<std::int32_t>(i) * kPackPiece;
+        pack(row, rows, k0, std::min(args.columns, k0 + kPackPiece));
+      });
   });
 }
 

@@ -1,5 +1,6 @@
-// Sharing matrix products out between threads. Few rows: weights are decoded and used in registers.
-// More rows: panels are unpacked to floats once per block of rows and multiplied in tiles.
+// Sharing matrix products out between threads. Few rows: small chunks, the next weights asked for
+// ahead. More rows: chunks that many runs of rows go through; weights that are values are unpacked
+// once per block of rows and multiplied in tiles.
 #include <utility>
 
 #include "backend/cpu/cpu.h"
@@ -10,27 +11,13 @@ namespace {
 
 /// Keys and values read beside which weights stay in the second-level cache of a thread's core.
 constexpr std::int64_t kKeptBeside = 512 << 10;
-/// Bytes asked for ahead in chunks taken over from another thread.
-constexpr std::int64_t kAheadOfOthers = 4 << 10;
 constexpr std::int32_t kFusedChunk = 4, kTiledChunk = 64;  // panels, at most
 
-/// Weights are decoded once per kernel called: past two of them a single unpacking is the cheaper.
+/// Values are read once per kernel called: past two of them a single unpacking is the cheaper.
 bool few_fused(const KernelTable& table, std::int32_t rows) {
+  if (rows > table.fused_rows) return false;
   rows -= kFusedSizes[fused_size(table, rows)];
   return rows == 0 || rows == kFusedSizes[fused_size(table, rows)];
-}
-
-/// Inputs that are summed before a scale is applied.
-std::int32_t group_of(const Matrix& m) {
-  const int group = quant::type_info(m.type).group;
-  return group == 0 ? kChunk : group;
-}
-
-/// Which of kSumGroups a matrix needs of its inputs; -1 if none.
-int sums_index(const Matrix& m) {
-  const quant::TypeInfo& info = quant::type_info(m.type);
-  if (!info.has_min) return -1;
-  return info.group == kSumGroups[0] ? 0 : 1;
 }
 
 /// Rows of totals [rows][width] to out [rows][outputs] at column n0, without the padding.
@@ -61,7 +48,7 @@ void CpuBackend::matmul(const MatmulArgs& call) {
     const Matrix& m = matrix(call.weights[i]);
     args.product.weights[i] = call.weights[i];
     args.out[i] = static_cast<float*>(call.out[i]);
-    if (const int sums = sums_index(m); sums >= 0) args.with_sums[sums] = true;
+    add_wanted(m.type, args.wanted);
     bytes += m.panels * m.panel_bytes;
     counters_.matmul_flops += std::uint64_t{2} * static_cast<std::uint64_t>(call.rows) *
                               static_cast<std::uint64_t>(m.rows) *
@@ -72,7 +59,7 @@ void CpuBackend::matmul(const MatmulArgs& call) {
   if (args.rows == 0) return;
   learn_order(args.product);
   kv_ahead_.product_begins(bytes);
-  if (args.rows <= table_.fused_rows && few_fused(table_, args.rows))
+  if (args.wanted.values ? few_fused(table_, args.rows) : args.rows <= kCodedRows)
     matmul_fused(args);
   else
     matmul_tiled(args);
@@ -85,13 +72,6 @@ void CpuBackend::learn_order(const Product& product) {
     if (!(next == product)) next = product;  // else it stays in the caches of all threads
   }
   last_product_ = product;
-}
-
-/// Where the sums of row `row` for a matrix stand, or null if it needs none.
-const float* CpuBackend::sums_of(const Inputs& in, const Matrix& m, std::int32_t row, bool packed) {
-  const int i = sums_index(m);
-  if (i < 0) return nullptr;
-  return (packed ? in.packed_sums : in.sums)[i] + std::int64_t{row} * (m.columns / kSumGroups[i]);
 }
 
 void CpuBackend::matmul_fused(const ProductArgs& args) {
@@ -132,17 +112,22 @@ void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool
   const Inputs& in = work.own_inputs ? own_[static_cast<std::size_t>(thread)].in : args.in;
   for (std::int32_t w = run.weight; w < run.weight + run.weights; ++w) {
     const Matrix& m = *work.now.matrices[w];
-    const auto& kernels = table_.fused[type_index(m.type)];
     const std::byte* begin = m.panel(run.first);
-    Fetch others = {begin + kAheadOfOthers, begin + run.count * m.panel_bytes, nullptr, nullptr};
+    Fetch others = {begin + WeightsAhead::kAheadBytes, begin + run.count * m.panel_bytes, nullptr,
+                    nullptr};
     Fetch* weights = own ? weights_ahead_.fetch(thread) : &others;
+    Fetch* fetch = KvAhead::of_thread(work.kv, thread);
+    if (quant::type_info(m.type).group != 0) {
+      coded_panels(args, in, m, args.out[w], run.first, run.count, weights, fetch);
+      continue;
+    }
+    const auto& kernels = table_.fused[type_index(m.type)];
     for_fused_rows(table_, args.rows, [&](std::int32_t row, int size) {
       const bool packed = kFusedSizes[size] >= kPackedFused;
       kernels[size]({m.data, m.panel_bytes, run.first, run.count, m.columns,
                      (packed ? in.packed : in.x) + std::int64_t{row} * m.columns,
-                     sums_of(in, m, row, packed), args.out[w] + std::int64_t{row} * m.rows, m.rows,
-                     args.epilogue == Epilogue::add, row == 0 ? weights : nullptr,
-                     KvAhead::of_thread(work.kv, thread)});
+                     args.out[w] + std::int64_t{row} * m.rows, m.rows,
+                     args.epilogue == Epilogue::add, row == 0 ? weights : nullptr, fetch});
     });
   }
   if (args.epilogue != Epilogue::swiglu) return;
@@ -154,6 +139,21 @@ void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool
   }
 }
 
+/// Panels of a matrix of codes times all rows, a run after the other.
+void CpuBackend::coded_panels(const ProductArgs& args, const Inputs& in, const Matrix& m,
+                              float* out, std::int32_t first_panel, std::int32_t n_panels,
+                              Fetch* weights, Fetch* fetch) const {
+  const int type = type_index(m.type);
+  for (std::int32_t t = 0; t < tile_count(args.rows, kCodedRows); ++t) {
+    const TileRows run = tile_rows(args.rows, kCodedRows, t);
+    const auto kernel = run.rows == 1 ? table_.coded_row[type] : table_.coded_rows[type];
+    kernel({m.data, m.panel_bytes, first_panel, n_panels, m.columns,
+            run_at(in.rounded, run.first, m.columns), run.rows,
+            out + std::int64_t{run.first} * m.rows, m.rows, args.epilogue == Epilogue::add,
+            t == 0 ? weights : nullptr, fetch});
+  }
+}
+
 void CpuBackend::matmul_tiled(const ProductArgs& args) {
   prepare_shared(args, /*fused=*/false);
   Product product = args.product;
@@ -162,6 +162,9 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
   pool_.run(division.chunks, division.grain, [&](int first, int end, int thread) {
     division.for_each_run(first, end, [&](const Division::Run& run) {
       const Matrix& m = *division.matrices[run.weight];
+      if (quant::type_info(m.type).group != 0)
+        return coded_panels(args, args.in, m, args.out[run.weight], run.first, run.count, nullptr,
+                            KvAhead::of_thread(kv_ahead_.fetches(), thread));
       for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)
         tiled_panels(args, m, args.out[run.weight], run.first + p, table_.tile_panels, thread);
     });
@@ -178,7 +181,7 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
   float* totals = scratch + scratch_.unpacked;
   const UnpackFn unpack = table_.unpack[type_index(m.type)];
   const auto& tiles_by_rows = table_.tile[n_panels - 1];
-  const std::int32_t group = group_of(m), width = n_panels * kPanelRows;
+  const std::int32_t width = n_panels * kPanelRows;
   const std::int32_t tiles = tile_count(args.rows, table_.tile_rows);
   const std::int32_t block = kRowBlock / table_.tile_rows;  // tiles per block of rows
   Fetch* fetch = KvAhead::of_thread(kv_ahead_.fetches(), thread);
@@ -194,12 +197,10 @@ void CpuBackend::tiled_panels(const ProductArgs& args, const Matrix& m, float* o
         unpack(m.panel(first_panel + p), k0, n, unpacked[p]);
       for (std::int32_t t = t0; t < t1; ++t) {
         const TileRows rows = tile_rows(args.rows, table_.tile_rows, t);
-        const float* sums = sums_of(args.in, m, rows.first, true);
         tiles_by_rows[rows.rows - 1](
             {unpacked,
              args.in.packed + std::int64_t{rows.first} * m.columns + std::int64_t{k0} * rows.rows,
-             sums == nullptr ? nullptr : sums + k0 / group * rows.rows, n, group,
-             totals + std::int64_t{rows.first - base} * width, fetch});
+             n, totals + std::int64_t{rows.first - base} * width, fetch});
       }
     }
     store_totals(totals, width, rows_in_block, first_panel * kPanelRows, m.rows,

@@ -9,24 +9,13 @@ namespace herd::cpu {
 
 void CpuBackend::embed(const EmbedArgs& args) {
   // Rows are read back from the packed panels, so the table is kept once even when it is also the
-  // output matrix. A panel holds 16 rows: unpack chunks of it and pick one lane.
+  // output matrix.
   const Matrix& m = matrix(args.table);
-  const UnpackFn unpack = table_.unpack[type_index(m.type)];
-  const quant::TypeInfo& info = quant::type_info(m.type);
   for_each(args.rows, m.columns * 8, [&](std::int64_t i) {
-    UnpackedPanel chunk;
     const TokenId id = batch_->ids[static_cast<std::size_t>(i)];
-    const std::byte* panel = m.panel(id / kPanelRows);
     float* out = args.out + i * m.columns;
-    for (std::int32_t k0 = 0; k0 < m.columns; k0 += kChunk) {
-      const std::int32_t n = std::min(kChunk, m.columns - k0);
-      unpack(panel, k0, n, chunk);
-      for (std::int32_t k = 0; k < n; ++k) {
-        const std::int32_t g = info.group == 0 ? 0 : k / info.group, lane = id % kPanelRows;
-        const float min = info.has_min ? chunk.mins[g][lane] : 0.0f;
-        out[k0 + k] = chunk.scales[g][lane] * chunk.codes[k][lane] + min + 0.0f;
-      }
-    }
+    unpack_row(m.type, m.columns, m.panel(id / kPanelRows), id % kPanelRows, out);
+    for (std::int32_t k = 0; k < m.columns; ++k) out[k] = out[k] + 0.0f;
   });
 }
 

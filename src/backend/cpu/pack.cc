@@ -1,6 +1,9 @@
 #include "backend/cpu/pack.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "base/half.h"
 
 namespace herd::cpu {
 namespace {
@@ -134,46 +137,89 @@ void take_apart(const quant::BlockIQ4_XS& b, Parts& p) {
   }
 }
 
-void or_word(std::byte* plane, int word, int lane, std::uint32_t bits) {
-  std::byte* at = plane + (word * kPanelRows + lane) * 4;
-  std::uint32_t value;
-  std::memcpy(&value, at, 4);
-  value |= bits;
-  std::memcpy(at, &value, 4);
+/// Bit of input `k` of a sub-block in its word of a plane of Bits bits.
+template <int Bits>
+constexpr int bit_of(int k) {
+  return 8 * (k % 4) + k % (32 / Bits) / 4 * Bits;
 }
+constexpr int kWordBytes = kPanelRows * 4;  // from a lane's word to its next
 
-/// Places the 32 codes of a sub-block into planes; `bits` is the width of a code. See pack.h.
-void place_codes(int bits, const std::uint8_t* codes, int lane, std::byte* planes) {
-  const int low_bits = bits == 8 ? 8 : bits >= 4 ? 4 : 2;
-  const int words = low_bits;  // 32 inputs * low_bits / 32
-  std::byte* high = planes + words * kPanelRows * 4;
-  for (int k = 0; k < 32; ++k) {
-    const int g = k / 8, j = k % 8;
-    const std::uint32_t code = codes[k];
-    if (low_bits == 8) {
-      or_word(planes, k / 4, lane, code << (8 * (k % 4)));
-    } else if (low_bits == 4) {
-      or_word(planes, g, lane, (code & 15) << (4 * j));
-      if (bits == 5) or_word(high, 0, lane, (code >> 4) << (4 * j + g));
-      if (bits == 6) or_word(high, g / 2, lane, (code >> 4) << (4 * j + 2 * (g % 2)));
-    } else {
-      or_word(planes, g / 2, lane, (code & 3) << (4 * j + 2 * (g % 2)));
-      if (bits == 3) or_word(high, 0, lane, (code >> 2) << (4 * j + g));
-    }
+/// Bits of 32 codes from bit `shift` on into lane `lane` of a plane.
+template <int Bits>
+void place_plane(const std::uint8_t* codes, int shift, int lane, std::byte* plane) {
+  for (int w = 0, k = 0; w < Bits; ++w) {
+    std::uint32_t word = 0;
+    for (const int end = k + 32 / Bits; k < end; ++k)
+      word |= ((std::uint32_t{codes[k]} >> shift) & ((1u << Bits) - 1)) << bit_of<Bits>(k);
+    std::memcpy(plane + w * kWordBytes + lane * 4, &word, 4);
+  }
+}
+/// The other way: adds the bits to 32 codes.
+template <int Bits>
+void read_plane(const std::byte* plane, int lane, int shift, std::uint8_t* codes) {
+  for (int w = 0, k = 0; w < Bits; ++w) {
+    std::uint32_t word;
+    std::memcpy(&word, plane + w * kWordBytes + lane * 4, 4);
+    for (const int end = k + 32 / Bits; k < end; ++k)
+      codes[k] = static_cast<std::uint8_t>(
+          codes[k] | ((word >> bit_of<Bits>(k)) & ((1u << Bits) - 1)) << shift);
   }
 }
 
-constexpr int code_bits(Type type) {
+/// Places the 32 codes of a sub-block into planes: pack.h.
+void place_codes(Type type, const std::uint8_t* codes, int lane, std::byte* planes) {
+  const auto [low, high] = plane_bits(type);
+  if (low == 8) place_plane<8>(codes, 0, lane, planes);
+  if (low == 4) place_plane<4>(codes, 0, lane, planes);
+  if (low == 2) place_plane<2>(codes, 0, lane, planes);
+  if (high == 2) place_plane<2>(codes, low, lane, planes + low * kWordBytes);
+  if (high == 1) place_plane<1>(codes, low, lane, planes + low * kWordBytes);
+}
+void read_codes(Type type, const std::byte* planes, int lane, std::uint8_t (&codes)[32]) {
+  const auto [low, high] = plane_bits(type);
+  std::memset(codes, 0, sizeof codes);
+  if (low == 8) read_plane<8>(planes, lane, 0, codes);
+  if (low == 4) read_plane<4>(planes, lane, 0, codes);
+  if (low == 2) read_plane<2>(planes, lane, 0, codes);
+  if (high == 2) read_plane<2>(planes + low * kWordBytes, lane, low, codes);
+  if (high == 1) read_plane<1>(planes + low * kWordBytes, lane, low, codes);
+}
+
+/// Of the header of a unit's lane: half `i`, and byte `i` of the scales behind the halves.
+float half_at(const std::byte* unit, int i, int lane) {
+  std::uint16_t bits;
+  std::memcpy(&bits, unit + (i * kPanelRows + lane) * 2, 2);
+  return half_to_float(bits);
+}
+std::uint8_t byte_at(const std::byte* unit, int halves, int i, int lane) {
+  return std::to_integer<std::uint8_t>(unit[halves * 32 + i * kPanelRows + lane]);
+}
+
+/// value = scale * code + min
+struct Scales {
+  float scale, min;
+};
+/// Of 16 inputs from 16 `h` of a unit on.
+Scales scales_at(Type type, const std::byte* unit, int h, int lane) {
   using enum Type;
+  const float d = half_at(unit, 0, lane);
+  const auto signed_scale = [&](int i) {
+    return d * static_cast<float>(static_cast<std::int8_t>(byte_at(unit, 1, i, lane)));
+  };
+  const auto of_two = [&](int scale, int min) {
+    return Scales{d * static_cast<float>(scale), -half_at(unit, 1, lane) * static_cast<float>(min)};
+  };
   switch (type) {
-    case Q2_K: return 2;
-    case Q3_K: return 3;
-    case Q5_0:
-    case Q5_1:
-    case Q5_K: return 5;
-    case Q6_K: return 6;
-    case Q8_0: return 8;
-    default: return 4;
+    case Q4_1:
+    case Q5_1: return {d, half_at(unit, 1, lane)};
+    case Q4_K:
+    case Q5_K:
+      return of_two(byte_at(unit, 2, h / 2 * 2, lane), byte_at(unit, 2, h / 2 * 2 + 1, lane));
+    case Q2_K: return of_two(byte_at(unit, 2, h, lane) & 15, byte_at(unit, 2, h, lane) >> 4);
+    case Q3_K:
+    case Q6_K: return {signed_scale(h), 0.0f};
+    case IQ4_XS: return {signed_scale(h / 2), 0.0f};
+    default: return {d, 0.0f};
   }
 }
 
@@ -206,7 +252,7 @@ void pack_units(Type type, std::int64_t columns, int rows, const std::byte* raw,
       std::byte* unit = pair + (kPairPanels * u + panel) * format.unit_bytes();
       place_header(type, parts, lane, unit);
       for (int s = 0; s < format.unit / 32; ++s)
-        place_codes(code_bits(type), parts.codes + 32 * s, lane,
+        place_codes(type, parts.codes + 32 * s, lane,
                     unit + format.header_bytes + s * format.sub_bytes);
     }
   }
@@ -242,6 +288,38 @@ void pack_pair(Type type, std::int64_t columns, int rows, const std::byte* raw,
     case Q6_K: return pack_units<quant::BlockQ6_K>(type, columns, rows, raw, pair.data());
     case IQ4_NL: return pack_units<quant::BlockIQ4_NL>(type, columns, rows, raw, pair.data());
     case IQ4_XS: return pack_units<quant::BlockIQ4_XS>(type, columns, rows, raw, pair.data());
+  }
+}
+
+void unpack_row(Type type, std::int64_t columns, const std::byte* panel, int lane, float* out) {
+  const PanelFormat format = panel_format(type);
+  const std::int64_t stride = unit_stride(type);
+  if (code_bits(type) == 0) {
+    const std::int64_t bytes = format.unit_bytes() / kPanelRows;
+    std::byte values[4 * 256];
+    for (std::int64_t k0 = 0; k0 < columns; k0 += 256) {
+      const std::int64_t n = std::min<std::int64_t>(256, columns - k0);
+      for (std::int64_t k = 0; k < n; ++k)
+        std::memcpy(values + k * bytes, panel + (k0 + k) * stride + lane * bytes,
+                    static_cast<std::size_t>(bytes));
+      quant::dequantize(type, {values, static_cast<std::size_t>(n * bytes)},
+                        {out + k0, static_cast<std::size_t>(n)});
+    }
+    return;
+  }
+  for (std::int64_t k = 0; k < columns; k += 32) {
+    const std::byte* unit = panel + k / format.unit * stride;
+    const int sub = static_cast<int>(k % format.unit / 32);
+    std::uint8_t codes[32];
+    read_codes(type, unit + format.header_bytes + sub * format.sub_bytes, lane, codes);
+    for (int h = 0; h < 2; ++h) {
+      const Scales s = scales_at(type, unit, 2 * sub + h, lane);
+      for (int i = 16 * h; i < 16 * h + 16; ++i) {
+        const int code =
+            has_table(type) ? quant::kIq4Values[codes[i]] : codes[i] - code_offset(type);
+        out[k + i] = s.scale * static_cast<float>(code) + s.min;
+      }
+    }
   }
 }
 

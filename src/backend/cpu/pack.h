@@ -1,16 +1,13 @@
 // The order weights are kept in: 16 output rows side by side ("a panel"), so that one vector holds
-// one input's weight for 16 different outputs. The same bytes serve every instruction set.
+// weights for 16 different outputs. The same bytes serve every instruction set.
 //
 // A panel consists of units: one per block of types with 32-value blocks, one per 256 values of
 // K-quants, one per value (its 16 weights) of F32, F16 and BF16. Panels come in pairs whose units
 // alternate, so that a kernel which has both side by side reads one run of memory: processors
 // prefetch that best (docs/performance.md). A unit of blocks is a header of scales followed by code
 // planes per 32 inputs ("a sub-block"), where lane l's bits sit in the l-th 32-bit word:
-//   plane of 4 bits: 4 words; word g holds inputs 8g..8g+7, input j of them at bit 4j
-//   plane of 1 bit : 1 word;  input 8g+j at bit 4j+g
-//   plane of 2 bits: 2 words; word w holds inputs 16w..16w+15, input 8g+j of them at bit 4j+2g
-//   bytes          : 8 words; word g holds inputs 4g..4g+3, input j of them at bit 8j
-// Positions are chosen so that most codes can be turned into floats where they stand (formats.inl).
+//   plane of b bits: b words of 32 / b inputs each; input 4q + j of a word at bit 8j + b q
+// so that a shift and a mask leave four neighbouring inputs' codes, a byte each (formats.inl).
 #pragma once
 
 #include <cstddef>
@@ -57,6 +54,48 @@ constexpr PanelFormat panel_format(quant::Type type) {
   return {};
 }
 
+/// Bits of a code as packed; 0 for the plain float types.
+constexpr int code_bits(quant::Type type) {
+  using enum quant::Type;
+  switch (type) {
+    case F32:
+    case F16:
+    case BF16: return 0;
+    case Q2_K: return 2;
+    case Q3_K: return 3;
+    case Q5_0:
+    case Q5_1:
+    case Q5_K: return 5;
+    case Q6_K: return 6;
+    case Q8_0: return 8;
+    default: return 4;
+  }
+}
+/// What a code of a type with signed ones has been raised by.
+constexpr int code_offset(quant::Type type) {
+  using enum quant::Type;
+  switch (type) {
+    case Q3_K: return 4;
+    case Q4_0: return 8;
+    case Q5_0: return 16;
+    case Q6_K: return 32;
+    case Q8_0: return 128;
+    default: return 0;
+  }
+}
+/// Codes that stand for quant::kIq4Values.
+constexpr bool has_table(quant::Type type) {
+  return type == quant::Type::IQ4_NL || type == quant::Type::IQ4_XS;
+}
+/// Bits of a code in the first plane of a sub-block and in the second, above those.
+struct PlaneBits {
+  int low, high;
+};
+constexpr PlaneBits plane_bits(quant::Type type) {
+  const int bits = code_bits(type), low = bits == 8 ? 8 : bits >= 4 ? 4 : 2;
+  return {low, bits - low};
+}
+
 constexpr std::int64_t panel_bytes(quant::Type type, std::int64_t columns) {
   return columns / panel_format(type).unit * panel_format(type).unit_bytes();
 }
@@ -84,5 +123,9 @@ constexpr std::int64_t unit_stride(quant::Type type) {
 /// columns).
 void pack_pair(quant::Type type, std::int64_t columns, int rows, const std::byte* raw,
                std::span<std::byte> pair);
+
+/// Values of row `lane` of a panel of `columns` inputs, dequantised: exact, as every type's are.
+void unpack_row(quant::Type type, std::int64_t columns, const std::byte* panel, int lane,
+                float* out);
 
 }  // namespace herd::cpu

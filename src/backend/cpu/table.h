@@ -12,14 +12,14 @@
 
 namespace herd::cpu {
 
-inline constexpr int kChunk = 256;      // inputs (or keys) per accumulator: docs/numerics.md
-inline constexpr int kLeastGroup = 16;  // inputs that share a scale, at least
+inline constexpr int kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
 inline constexpr int kFusedSizes[] = {1, 2, 4, 8, 16};  // row counts a fused kernel may exist for
 inline constexpr int kFusedKinds = static_cast<int>(std::size(kFusedSizes));
 inline constexpr int kPackedFused = 8;  // from this size on, fused kernels take packed inputs
 inline constexpr int kFetchRows = 2;  // from here on products leave time to ask for something else
 inline constexpr int kMaxTileRows = 12;  // most rows of a tile in any table
 inline constexpr int kRowBlock = 240;    // rows that share one unpacking: a multiple of every tile
+inline constexpr int kCodedRows = 64;    // most rows of a run that a coded kernel takes at once
 inline constexpr int kMaxHeadSize = 512;
 inline constexpr int kTypeCount = static_cast<int>(std::size(quant::kTypes));
 
@@ -51,14 +51,40 @@ struct Fetch {
   return true;
 }
 
-/// Few rows against a run of panels: weights are decoded in registers and used at once.
-struct FusedArgs {
+// ---- weights of codes: every type with scales ----
+
+/// A run of rows as coded kernels take them: 32 inputs ("a group") of all rows, then the next 32.
+/// Inputs are integers of 21 bits with a power of two for each group, cut into three signed digits
+/// of base 128, so that their products with codes are exact sums of products of bytes:
+/// docs/numerics.md, `round`.
+inline constexpr int kRoundGroup = 32;
+inline constexpr int kSumGroups[] = {16, 32};  // inputs that share a weight's scale
+inline constexpr int kSumSizes = static_cast<int>(std::size(kSumGroups));
+struct RoundedRun {
+  std::int8_t* digits;  // [groups][rows][32 / 4][low, middle, high, none][4 inputs]
+  float* scales;        // [groups][rows]
+  // For each of kSumGroups, [columns / it][rows]:
+  float* sums[kSumSizes];         // of the rounded inputs, which mins are multiplied with
+  std::int32_t* less[kSumSizes];  // [..][2]: minus the sums of high and middle digits as one
+                                  // integer, and of low digits, for codes kept with an offset
+};
+/// Rounds groups of one row of a run.
+struct RoundArgs {
+  const float* x;           // [columns], the row
+  std::int32_t first, end;  // groups
+  std::int32_t row, rows;   // of the run
+  RoundedRun run;
+  bool with_sums[kSumSizes], with_less[kSumSizes];  // what is wanted beside digits and scales
+};
+
+/// Rows of a run against panels. Codes are decoded once for all rows.
+struct CodedArgs {
   const std::byte* panels;  // the matrix: pack.h
   std::int64_t panel_bytes;
   std::int32_t first_panel, n_panels;  // both even: whole pairs
   std::int32_t columns;
-  const float* x;     // [rows][columns]; from kPackedFused rows on [columns][rows]
-  const float* sums;  // [rows][groups] of x, or [groups][rows] likewise; read if the type has mins
+  RoundedRun x;
+  std::int32_t rows;  // of the run, 1..kCodedRows
   float* out;         // [rows][outputs]
   std::int32_t outputs;
   bool add;
@@ -66,26 +92,37 @@ struct FusedArgs {
   Fetch* fetch;    // or null: what else to ask for on the way, from kFetchRows rows on
 };
 
-/// A chunk of one panel as floats. Types without groups have values for codes and one group with a
-/// scale of 1.
-struct UnpackedPanel {
-  float codes[kChunk][16];
-  float scales[kChunk / kLeastGroup][16];
-  float mins[kChunk / kLeastGroup][16];  // left alone if the type has none
+// ---- weights that are values: F32, F16, BF16 ----
+
+/// Few rows against a run of panels: weights are used in registers.
+struct FusedArgs {
+  const std::byte* panels;  // the matrix: pack.h
+  std::int64_t panel_bytes;
+  std::int32_t first_panel, n_panels;  // both even: whole pairs
+  std::int32_t columns;
+  const float* x;  // [rows][columns]; from kPackedFused rows on [columns][rows]
+  float* out;      // [rows][outputs]
+  std::int32_t outputs;
+  bool add;
+  Fetch* weights;  // or null: as many bytes are asked for as are read
+  Fetch* fetch;    // or null: what else to ask for on the way, from kFetchRows rows on
 };
-/// Inputs [k0, k0 + n) of a panel; k0 is a multiple of the type's group.
+
+/// A chunk of one panel as floats.
+struct UnpackedPanel {
+  float values[kChunk][16];
+};
+/// Inputs [k0, k0 + n) of a panel.
 using UnpackFn = void (*)(const std::byte* panel, std::int32_t k0, std::int32_t n,
                           UnpackedPanel& to);
 
 /// One tile: `rows` rows (packed [n][rows]) times neighbouring panels, one chunk of inputs.
 struct TileArgs {
   const UnpackedPanel* panels;
-  const float* x;      // [n][rows]
-  const float* sums;   // [groups][rows] of x if the type has mins, or null
-  std::int32_t n;      // inputs in this chunk, <= kChunk
-  std::int32_t group;  // inputs that share a scale
-  float* total;        // [rows][panels * 16] +=
-  Fetch* fetch;        // or null
+  const float* x;  // [n][rows]
+  std::int32_t n;  // inputs in this chunk, <= kChunk
+  float* total;    // [rows][panels * 16] +=
+  Fetch* fetch;    // or null
 };
 
 /// Up to tile_rows queries of one sequence and one kv head against that head's keys and values.
@@ -122,6 +159,11 @@ struct KernelTable {
   int tile_rows;   // rows of the largest tile
   int fused_rows;  // up to this many rows the fused kernels are the faster ones
 
+  // Null where a type's weights are not codes, and for the others:
+  void (*coded_row[kTypeCount])(const CodedArgs&);   // one row
+  void (*coded_rows[kTypeCount])(const CodedArgs&);  // any number
+  void (*round)(const RoundArgs&);
+  // Null where they are:
   void (*fused[kTypeCount][kFusedKinds])(
       const FusedArgs&);  // by kFusedSizes; null past the largest
   UnpackFn unpack[kTypeCount];
@@ -133,8 +175,6 @@ struct KernelTable {
   void (*rope)(float* head, const float* table, std::int32_t rope_size);
   void (*swiglu)(const float* gate, const float* up, float* out, std::int64_t n);
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
-  /// out[g] = the 16-lane sum of group g of x; group is 16 or 32.
-  void (*group_sums)(const float* x, std::int32_t n, std::int32_t group, float* out);
   float (*row_max)(const float* x, std::int32_t n);
   float (*row_exp_sum)(float* x, float max, std::int32_t n);  // x = exp(x - max); the sum
   void (*row_divide)(float* x, float by, std::int32_t n);

@@ -7,18 +7,13 @@ namespace {
 
 /// Inlined into functions that differ in nothing but the instructions they may use.
 __attribute__((always_inline)) inline void chains(const ChainArgs& a, float (&y)[kChains]) {
-  const std::int32_t groups = (a.n + a.group - 1) / a.group;
   std::fill(y, y + kChains, 0.0f);
-  for (std::int32_t g = 0; g < groups; ++g) {
+  for (std::int32_t k0 = 0; k0 < a.n; k0 += kChunk) {
     float acc[kChains] = {};
-    for (std::int32_t k = g * a.group; k < std::min(a.n, (g + 1) * a.group); ++k)
+    for (std::int32_t k = k0; k < std::min(a.n, k0 + kChunk); ++k)
       for (std::int32_t i = 0; i < kChains; ++i)
         acc[i] = __builtin_fmaf(a.w[std::int64_t{i} * a.n + k], a.x[k], acc[i]);
-    for (std::int32_t i = 0; i < kChains; ++i) {
-      y[i] = a.scales == nullptr ? y[i] + acc[i]
-                                 : __builtin_fmaf(a.scales[i * groups + g], acc[i], y[i]);
-      if (a.mins != nullptr) y[i] = __builtin_fmaf(a.mins[i * groups + g], a.sums[g], y[i]);
-    }
+    for (std::int32_t i = 0; i < kChains; ++i) y[i] = y[i] + acc[i];
   }
 }
 

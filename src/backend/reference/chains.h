@@ -9,14 +9,10 @@ namespace herd::reference {
 inline constexpr std::int32_t kChunk = 256;  // inputs (or keys) per accumulator: docs/numerics.md
 inline constexpr std::int32_t kChains = 8;
 
-/// kChains rows of a matrix against one row of inputs.
+/// kChains rows of a matrix of values against one row of inputs.
 struct ChainArgs {
-  const float* w;       // [kChains][n] codes, or values where there are no scales
-  const float* scales;  // [kChains][groups], or null
-  const float* mins;    // [kChains][groups], or null
-  std::int32_t group;   // inputs per scale; kChunk without scales
-  const float* x;       // [n]
-  const float* sums;    // [groups] of x, for the mins
+  const float* w;  // [kChains][n]
+  const float* x;  // [n]
   std::int32_t n;
 };
 

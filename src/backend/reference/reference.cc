@@ -14,6 +14,7 @@
 
 #include "backend/backend.h"
 #include "backend/reference/chains.h"
+#include "backend/reference/rounded.h"
 #include "base/half.h"
 #include "base/math.h"
 #include "base/memory.h"
@@ -21,7 +22,7 @@
 namespace herd {
 namespace {
 
-using reference::ChainArgs;
+using reference::CodedRow;
 using reference::kChains;
 using reference::kChunk;
 
@@ -153,13 +154,13 @@ class ReferenceBackend final : public Backend {
               fmt::format("scratch: {} rows, {} columns, {} positions: must be at least 0",
                           max_rows, max_columns, max_context)};
     if (!weights_.reserve(weight_floats(max_columns)) || !scores_.reserve(max_context) ||
-        !sums_.reserve(std::int64_t{max_rows} * (max_columns / 16)))
+        !rounded_.reserve(max_rows * reference::rounded_floats(max_columns)))
       return out_of_memory("scratch", scratch_bytes(limits));
     return {};
   }
   std::int64_t scratch_bytes(const StepLimits& limits) const override {
     return (weight_floats(limits.max_columns) + limits.max_context +
-            std::int64_t{limits.max_rows} * (limits.max_columns / 16)) *
+            limits.max_rows * reference::rounded_floats(limits.max_columns)) *
            4;
   }
   std::int64_t kv_bytes(const KvLayout& layout) const override { return layout.bytes(); }
@@ -211,10 +212,7 @@ class ReferenceBackend final : public Backend {
   void matmul(const MatmulArgs& a) override {
     for (std::int32_t i = 0; i < a.n_weights; ++i) {
       const Matrix& m = matrix(a.weights[i]);
-      const quant::TypeInfo& info = quant::type_info(m.type);
-      const float* sums = info.has_min ? group_sums(a, m.columns, info.group) : nullptr;
-      for (std::int64_t n = 0; n < m.rows; n += kChains)
-        multiply(a, m, n, sums, static_cast<float*>(a.out[i]));
+      multiply(a, m, static_cast<float*>(a.out[i]));
       counters_.weight_bytes += static_cast<std::uint64_t>(matrix_bytes(m.type, m.rows, m.columns));
       counters_.matmul_flops += 2ull * static_cast<std::uint64_t>(a.rows) *
                                 static_cast<std::uint64_t>(m.rows) *
@@ -350,46 +348,50 @@ class ReferenceBackend final : public Backend {
     }
   }
 
+  void multiply(const MatmulArgs& a, const Matrix& m, float* out) {
+    const auto* x = static_cast<const float*>(a.x);
+    if (quant::type_info(m.type).group == 0) {
+      for (std::int64_t n = 0; n < m.rows; n += kChains) multiply_values(a, m, n, x, out);
+      return;
+    }
+    const std::int64_t floats = reference::rounded_floats(m.columns);
+    float* rounded = rounded_.at_least(a.rows * floats);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+      reference::round_row(x + r * m.columns, static_cast<std::int32_t>(m.columns),
+                           reference::rounded_at(rounded + r * floats, m.columns));
+    for (std::int64_t n = 0; n < m.rows; ++n) {
+      const CodedRow w = read_codes(m, n);
+      for (std::int64_t r = 0; r < a.rows; ++r)
+        put(a, reference::multiply_codes(w, reference::rounded_at(rounded + r * floats, m.columns)),
+            out[r * m.rows + n]);
+    }
+  }
+  static void put(const MatmulArgs& a, float y, float& to) {
+    to = a.epilogue == Epilogue::add ? to + y : y;
+  }
+
   /// Outputs [first, first + kChains) of every row: the weights are decoded once for all of them.
-  void multiply(const MatmulArgs& a, const Matrix& m, std::int64_t first, const float* sums,
-                float* out) {
-    const quant::TypeInfo& info = quant::type_info(m.type);
+  void multiply_values(const MatmulArgs& a, const Matrix& m, std::int64_t first, const float* x,
+                       float* out) {
     const std::int64_t count = std::min<std::int64_t>(kChains, m.rows - first);
-    ChainArgs chain = read_rows(m, first, count);
+    float* w = weights_.at_least(weight_floats(m.columns));
+    for (std::int64_t n = 0; n < count; ++n) read_row(m, first + n, w + n * m.columns);
     for (std::int64_t r = 0; r < a.rows; ++r) {
-      chain.x = static_cast<const float*>(a.x) + r * m.columns;
-      chain.sums = info.has_min ? sums + r * (m.columns / info.group) : nullptr;
       float y[kChains];  // of more rows than there are at the end: those are left
-      chains_(chain, y);
-      float* to = out + r * m.rows + first;
-      for (std::int64_t n = 0; n < count; ++n)
-        to[n] = a.epilogue == Epilogue::add ? to[n] + y[n] : y[n];
+      chains_({w, x + r * m.columns, static_cast<std::int32_t>(m.columns)}, y);
+      for (std::int64_t n = 0; n < count; ++n) put(a, y[n], out[r * m.rows + first + n]);
     }
   }
 
-  /// Rows [first, first + count) decoded; x and sums are left to be filled in.
-  ChainArgs read_rows(const Matrix& m, std::int64_t first, std::int64_t count) {
+  CodedRow read_codes(const Matrix& m, std::int64_t row) {
     const quant::TypeInfo& info = quant::type_info(m.type);
     const std::int64_t bytes = quant::row_bytes(m.type, m.columns);
-    const std::int64_t groups = info.group == 0 ? 0 : m.columns / info.group;
-    float* w = weights_.at_least(weight_floats(m.columns));
-    float* scales = w + kChains * m.columns;
-    float* mins = scales + kChains * groups;
-    for (std::int64_t n = 0; n < count; ++n) {
-      const std::span<const std::byte> raw(m.blocks.get() + (first + n) * bytes,
-                                           static_cast<std::size_t>(bytes));
-      float* to = w + n * m.columns;
-      if (groups == 0)
-        quant::dequantize(m.type, raw, {to, static_cast<std::size_t>(m.columns)});
-      else
-        quant::decompose(m.type, raw, to, scales + n * groups, mins + n * groups);
-    }
-    return {w,
-            groups == 0 ? nullptr : scales,
-            info.has_min ? mins : nullptr,
-            groups == 0 ? kChunk : info.group,
-            nullptr,
-            nullptr,
+    float* codes = weights_.at_least(weight_floats(m.columns));
+    float* scales = codes + m.columns;
+    float* mins = scales + m.columns / info.group;
+    quant::decompose(m.type, {m.blocks.get() + row * bytes, static_cast<std::size_t>(bytes)}, codes,
+                     scales, mins);
+    return {codes, scales, info.has_min ? mins : nullptr, info.group,
             static_cast<std::int32_t>(m.columns)};
   }
 
@@ -399,22 +401,8 @@ class ReferenceBackend final : public Backend {
                       {out, static_cast<std::size_t>(m.columns)});
   }
 
-  /// kChains rows of codes with a scale and a min for each 16 of them.
-  static std::int64_t weight_floats(std::int64_t columns) {
-    return kChains * (columns + 2 * (columns / 16));
-  }
-
-  /// Sums of each group of inputs: [rows][columns / group].
-  const float* group_sums(const MatmulArgs& a, std::int64_t columns, int group) {
-    float* sums = sums_.at_least(a.rows * (columns / group));
-    const float* x = static_cast<const float*>(a.x);
-    for (std::int64_t i = 0; i < a.rows * (columns / group); ++i, x += group) {
-      float lanes[16];
-      for (int l = 0; l < 16; ++l) lanes[l] = group == 16 ? x[l] : x[l] + x[l + 16];
-      sums[i] = tree16(lanes);
-    }
-    return sums;
-  }
+  /// kChains rows of values, or one of codes with a scale and a min for each 16 of them.
+  static std::int64_t weight_floats(std::int64_t columns) { return kChains * columns; }
 
   template <class Body>
   static void for_each_query(std::int32_t batch, std::int32_t heads, std::int32_t queries,
@@ -502,7 +490,7 @@ class ReferenceBackend final : public Backend {
   std::vector<Bytes> buffers_;
   KvLayout kv_;
   Bytes pool_;
-  Scratch weights_, scores_, sums_;
+  Scratch weights_, scores_, rounded_;
   const reference::ChainsFn chains_ = reference::chains_for_this_machine();
 };
 

@@ -22,7 +22,8 @@ struct U {
 inline constexpr int kAccumulators = 6;  // pairs, of 16 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
-inline constexpr int kPrefetchBytes = 4096;
+inline constexpr int kCodedPanels = 1;       // side by side
+inline constexpr bool kSignedBytes = false;  // codes are multiplied as unsigned bytes
 
 INLINE __m256i u32(unsigned x) {
   return _mm256_set1_epi32(static_cast<int>(x));
@@ -88,23 +89,24 @@ template <int N>
 INLINE U shift_right(U x) {
   return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)};
 }
-INLINE U shift_right_by(U x, int n) {
-  const __m128i count = _mm_cvtsi32_si128(n);
-  return {_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count)};
-}
-INLINE U and_or(U x, unsigned mask, unsigned bits) {  // (x & mask) | bits
-  return {_mm256_or_si256(_mm256_and_si256(x.a, u32(mask)), u32(bits)),
-          _mm256_or_si256(_mm256_and_si256(x.b, u32(mask)), u32(bits))};
-}
 INLINE U or_and(U x, U y, unsigned mask) {  // x | (y & mask)
   return {_mm256_or_si256(x.a, _mm256_and_si256(y.a, u32(mask))),
           _mm256_or_si256(x.b, _mm256_and_si256(y.b, u32(mask)))};
+}
+INLINE U and_word(U x, unsigned mask) {
+  return {_mm256_and_si256(x.a, u32(mask)), _mm256_and_si256(x.b, u32(mask))};
+}
+INLINE U or_word(U x, unsigned bits) {
+  return {_mm256_or_si256(x.a, u32(bits)), _mm256_or_si256(x.b, u32(bits))};
 }
 INLINE U add_u(U x, unsigned y) {
   return {_mm256_add_epi32(x.a, u32(y)), _mm256_add_epi32(x.b, u32(y))};
 }
 INLINE F as_float(U x) {
   return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
+INLINE F to_float(U x) {  // of signed integers
+  return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }
 INLINE U as_uint(F x) {
   return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
@@ -150,26 +152,91 @@ INLINE F load_low_nibbles(const void* p) {
 INLINE F load_high_nibbles(const void* p) {
   return from_u8(_mm_and_si128(_mm_srli_epi16(load_bytes16(p), 4), _mm_set1_epi8(15)));
 }
-/// permutevar8x32 looks at the low 3 bits; bit 3, moved to the sign, picks the half of the table.
-INLINE __m256 lookup8(__m256i index) {
-  const __m256 low = _mm256_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10);
-  const __m256 high = _mm256_setr_ps(1, 13, 25, 38, 53, 69, 89, 113);
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
-                          _mm256_permutevar8x32_ps(high, index),
-                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+
+INLINE U zero_words() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
-INLINE F lookup_iq4(U index) {
-  return {lookup8(index.a), lookup8(index.b)};
+INLINE U set1_word(std::int32_t x) {
+  return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+INLINE U set1_digits(const void* p) {  // four bytes, in every lane
+  std::int32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return set1_word(x);
+}
+INLINE void store_words16(void* p, U x) {
+  __m256i* at = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(at, x.a);
+  _mm256_storeu_si256(at + 1, x.b);
+}
+INLINE U add_words(U x, U y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+INLINE U max_words(U x, U y) {
+  return {_mm256_max_epu32(x.a, y.a), _mm256_max_epu32(x.b, y.b)};
+}
+INLINE std::uint32_t largest_word(U x) {
+  const __m256i eight = _mm256_max_epu32(x.a, x.b);
+  __m128i m = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4E));
+  m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xB1));
+  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(m));
+}
+/// Sums of words i, i + 4, i + 8, i + 12, for i = 0..3.
+INLINE void store_quarters_sum(std::int32_t (&to)[4], U x) {
+  const __m256i two = _mm256_add_epi32(x.a, x.b);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1)));
+}
+INLINE U sub_bytes(U x, std::int8_t y) {
+  return {_mm256_sub_epi8(x.a, _mm256_set1_epi8(y)), _mm256_sub_epi8(x.b, _mm256_set1_epi8(y))};
+}
+/// In both halves of 16 bytes.
+INLINE U shuffle_bytes(__m128i table, U index) {
+  const __m256i both = _mm256_broadcastsi128_si256(table);
+  return {_mm256_shuffle_epi8(both, index.a), _mm256_shuffle_epi8(both, index.b)};
+}
+/// Byte j of word i of each four words becomes byte i of word j.
+INLINE U transpose_bytes(U x) {
+  const __m256i order = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  return {_mm256_shuffle_epi8(x.a, order), _mm256_shuffle_epi8(x.b, order)};
+}
+/// IQ4's values, raised by 128, of bytes 0..15.
+INLINE U lookup_iq4(U index) {
+  return shuffle_bytes(_mm_xor_si128(load_bytes16(quant::kIq4Values), _mm_set1_epi8(-128)), index);
+}
+/// Codes of 8 bits as dot_add() takes them.
+INLINE U dot_bytes(U codes) {
+  return codes;
+}
+/// Adds to each lane its four codes times its four digits. `Narrow`: codes of at most 6 bits and no
+/// more than fit 16 bits a pair, which are summed as pairs until dot_end(). No pair saturates:
+/// digits are at most 64 and 255 * 64 * 2 < 2^15.
+template <bool Narrow>
+INLINE __m256i dot_add8(__m256i sum, __m256i codes, __m256i digits) {
+  const __m256i pairs = _mm256_maddubs_epi16(codes, digits);
+  if constexpr (Narrow)
+    sum = _mm256_add_epi16(sum, pairs);
+  else
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  asm volatile(""
+               : "+x"(sum));  // compilers move all products before all sums, which takes registers
+  return sum;
+}
+template <bool Narrow>
+INLINE U dot_add(U sum, U codes, U digits) {
+  return {dot_add8<Narrow>(sum.a, codes.a, digits.a), dot_add8<Narrow>(sum.b, codes.b, digits.b)};
+}
+template <bool Narrow>
+INLINE U dot_end(U sum) {
+  if constexpr (!Narrow) return sum;
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(sum.a, ones), _mm256_madd_epi16(sum.b, ones)};
 }
 INLINE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
-
-struct Nibbles {
-  static constexpr bool kByTable = false;  // see avx512.cc
-  template <int Offset>
-  static F look_up(U index);
-};
 
 #include "backend/cpu/kernels/tree_sum_avx.inl"
 INLINE float tree_sum(F x) {

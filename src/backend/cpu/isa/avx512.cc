@@ -1,5 +1,6 @@
-// AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Everything lives in this file's namespace, so
-// that no code compiled with these flags can be picked by the linker for another file.
+// AVX-512 (F, BW, DQ, VL, VNNI): 16 lanes in one register. Everything lives in this file's
+// namespace, so that no code compiled with these flags can be picked by the linker for another
+// file.
 #include <immintrin.h>
 
 #include "backend/cpu/pack.h"
@@ -23,7 +24,8 @@ struct U {
 inline constexpr int kAccumulators = 24;  // of 32 registers
 inline constexpr int kTileRows = 12;
 inline constexpr int kFusedRows = 32;
-inline constexpr int kPrefetchBytes = 4096;
+inline constexpr int kCodedPanels = 2;       // side by side
+inline constexpr bool kSignedBytes = false;  // codes are multiplied as unsigned bytes
 
 INLINE F load(const float* p) {
   return {_mm512_loadu_ps(p)};
@@ -76,21 +78,23 @@ template <int N>
 INLINE U shift_right(U a) {
   return {_mm512_srli_epi32(a.v, N)};
 }
-INLINE U shift_right_by(U a, int n) {
-  return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))};
-}
-INLINE U and_or(U a, unsigned mask, unsigned bits) {  // (a & mask) | bits
-  return {_mm512_ternarylogic_epi32(a.v, _mm512_set1_epi32(static_cast<int>(mask)),
-                                    _mm512_set1_epi32(static_cast<int>(bits)), 0xEA)};
-}
 INLINE U or_and(U a, U b, unsigned mask) {  // a | (b & mask)
   return {_mm512_ternarylogic_epi32(b.v, _mm512_set1_epi32(static_cast<int>(mask)), a.v, 0xEA)};
+}
+INLINE U and_word(U a, unsigned mask) {
+  return {_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(mask)))};
+}
+INLINE U or_word(U a, unsigned bits) {
+  return {_mm512_or_si512(a.v, _mm512_set1_epi32(static_cast<int>(bits)))};
 }
 INLINE U add_u(U a, unsigned b) {
   return {_mm512_add_epi32(a.v, _mm512_set1_epi32(static_cast<int>(b)))};
 }
 INLINE F as_float(U a) {
   return {_mm512_castsi512_ps(a.v)};
+}
+INLINE F to_float(U a) {  // of signed integers
+  return {_mm512_cvtepi32_ps(a.v)};
 }
 INLINE U as_uint(F a) {
   return {_mm512_castps_si512(a.v)};
@@ -128,27 +132,66 @@ INLINE F load_high_nibbles(const void* p) {
   return {_mm512_cvtepi32_ps(
       _mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(load_bytes16(p), 4), _mm_set1_epi8(15))))};
 }
-/// IQ4's value of the low 4 bits of each lane.
-INLINE F lookup_iq4(U index) {
-  const __m512 table =
-      _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
-  return {_mm512_permutexvar_ps(index.v, table)};
+
+INLINE U zero_words() {
+  return {_mm512_setzero_si512()};
 }
-/// Four-bit codes by a table: the permutation reads the low 4 bits of an index, so a shift is all
-/// the unpacking there is.
-struct Nibbles {
-  static constexpr bool kByTable = true;
-  template <int Offset>
-  static INLINE F look_up(U index) {
-    const __m512 table =
-        _mm512_setr_ps(0 - Offset, 1 - Offset, 2 - Offset, 3 - Offset, 4 - Offset, 5 - Offset,
-                       6 - Offset, 7 - Offset, 8 - Offset, 9 - Offset, 10 - Offset, 11 - Offset,
-                       12 - Offset, 13 - Offset, 14 - Offset, 15 - Offset);
-    return {_mm512_permutexvar_ps(index.v, table)};
-  }
-};
+INLINE U set1_word(std::int32_t x) {
+  return {_mm512_set1_epi32(x)};
+}
+INLINE U set1_digits(const void* p) {  // four bytes, in every lane
+  std::int32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return {_mm512_set1_epi32(x)};
+}
+INLINE void store_words16(void* p, U a) {
+  _mm512_storeu_si512(p, a.v);
+}
+INLINE U add_words(U a, U b) {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
+INLINE U max_words(U a, U b) {
+  return {_mm512_max_epu32(a.v, b.v)};
+}
+INLINE std::uint32_t largest_word(U a) {
+  return _mm512_reduce_max_epu32(a.v);
+}
+/// Sums of words i, i + 4, i + 8, i + 12, for i = 0..3.
+INLINE void store_quarters_sum(std::int32_t (&to)[4], U a) {
+  const __m256i two =
+      _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1)));
+}
+INLINE U sub_bytes(U a, std::int8_t b) {
+  return {_mm512_sub_epi8(a.v, _mm512_set1_epi8(b))};
+}
+/// Byte j of word i of each four words becomes byte i of word j.
+INLINE U transpose_bytes(U a) {
+  return {_mm512_shuffle_epi8(a.v, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2,
+                                                                        6, 10, 14, 3, 7, 11, 15)))};
+}
+/// IQ4's values, raised by 128, of bytes 0..15.
+INLINE U lookup_iq4(U index) {
+  const __m128i table = _mm_xor_si128(load_bytes16(quant::kIq4Values), _mm_set1_epi8(-128));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index.v)};
+}
+/// Codes of 8 bits as dot_add() takes them.
+INLINE U dot_bytes(U codes) {
+  return codes;
+}
+/// Adds to each lane its four codes times its four digits. `Narrow`: codes of at most 6 bits and no
+/// more than fit 16 bits a pair: sums in a form that dot_end() turns into words.
+template <bool Narrow>
+INLINE U dot_add(U sum, U codes, U digits) {
+  return {_mm512_dpbusd_epi32(sum.v, codes.v, digits.v)};
+}
+template <bool Narrow>
+INLINE U dot_end(U sum) {
+  return sum;
+}
 INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
 #include "backend/cpu/kernels/tree_sum_avx.inl"
@@ -165,7 +208,8 @@ static constexpr KernelTable kTable = make_table(Isa::avx512);
 const KernelTable* avx512_table() {
   const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") &&
+                       __builtin_cpu_supports("f16c");
   return present ? &avx512::kTable : nullptr;
 }
 

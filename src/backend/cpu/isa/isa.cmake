@@ -9,7 +9,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set_source_files_properties(${isa_dir}/avx2.cc PROPERTIES COMPILE_FLAGS
     "${isa_common} -mavx2 -mfma -mf16c")
   set_source_files_properties(${isa_dir}/avx512.cc PROPERTIES COMPILE_FLAGS
-    "${isa_common} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c")
+    "${isa_common} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   set(isa_files scalar.cc neon.cc)
   set_source_files_properties(${isa_dir}/neon.cc PROPERTIES COMPILE_FLAGS "${isa_common}")

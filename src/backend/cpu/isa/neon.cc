@@ -22,7 +22,8 @@ struct U {
 inline constexpr int kAccumulators = 6;  // quads, of 32 registers
 inline constexpr int kTileRows = 6;
 inline constexpr int kFusedRows = 4;
-inline constexpr int kPrefetchBytes = 4096;
+inline constexpr int kCodedPanels = 1;      // side by side
+inline constexpr bool kSignedBytes = true;  // codes are multiplied as signed bytes
 
 INLINE F load(const float* p) {
   return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
@@ -81,11 +82,6 @@ template <int N>
 INLINE U shift_left(U x) {
   return {vshlq_n_u32(x.a, N), vshlq_n_u32(x.b, N), vshlq_n_u32(x.c, N), vshlq_n_u32(x.d, N)};
 }
-INLINE U shift_right_by(U x, int n) {
-  const int32x4_t count = vdupq_n_s32(-n);
-  return {vshlq_u32(x.a, count), vshlq_u32(x.b, count), vshlq_u32(x.c, count),
-          vshlq_u32(x.d, count)};
-}
 template <int N>
 INLINE U shift_right(U x) {
   if constexpr (N == 0)
@@ -93,15 +89,18 @@ INLINE U shift_right(U x) {
   else
     return {vshrq_n_u32(x.a, N), vshrq_n_u32(x.b, N), vshrq_n_u32(x.c, N), vshrq_n_u32(x.d, N)};
 }
-INLINE U and_or(U x, unsigned mask, unsigned bits) {  // (x & mask) | bits
-  const uint32x4_t m = vdupq_n_u32(mask), o = vdupq_n_u32(bits);
-  return {vorrq_u32(vandq_u32(x.a, m), o), vorrq_u32(vandq_u32(x.b, m), o),
-          vorrq_u32(vandq_u32(x.c, m), o), vorrq_u32(vandq_u32(x.d, m), o)};
-}
 INLINE U or_and(U x, U y, unsigned mask) {  // x | (y & mask)
   const uint32x4_t m = vdupq_n_u32(mask);
   return {vorrq_u32(x.a, vandq_u32(y.a, m)), vorrq_u32(x.b, vandq_u32(y.b, m)),
           vorrq_u32(x.c, vandq_u32(y.c, m)), vorrq_u32(x.d, vandq_u32(y.d, m))};
+}
+INLINE U and_word(U x, unsigned mask) {
+  const uint32x4_t m = vdupq_n_u32(mask);
+  return {vandq_u32(x.a, m), vandq_u32(x.b, m), vandq_u32(x.c, m), vandq_u32(x.d, m)};
+}
+INLINE U or_word(U x, unsigned bits) {
+  const uint32x4_t m = vdupq_n_u32(bits);
+  return {vorrq_u32(x.a, m), vorrq_u32(x.b, m), vorrq_u32(x.c, m), vorrq_u32(x.d, m)};
 }
 INLINE U add_u(U x, unsigned y) {
   const uint32x4_t v = vdupq_n_u32(y);
@@ -110,6 +109,12 @@ INLINE U add_u(U x, unsigned y) {
 INLINE F as_float(U x) {
   return {vreinterpretq_f32_u32(x.a), vreinterpretq_f32_u32(x.b), vreinterpretq_f32_u32(x.c),
           vreinterpretq_f32_u32(x.d)};
+}
+INLINE float32x4_t float4(uint32x4_t x) {
+  return vcvtq_f32_s32(vreinterpretq_s32_u32(x));
+}
+INLINE F to_float(U x) {  // of signed integers
+  return {float4(x.a), float4(x.b), float4(x.c), float4(x.d)};
 }
 INLINE U as_uint(F x) {
   return {vreinterpretq_u32_f32(x.a), vreinterpretq_u32_f32(x.b), vreinterpretq_u32_f32(x.c),
@@ -166,25 +171,98 @@ INLINE F load_low_nibbles(const void* p) {
 INLINE F load_high_nibbles(const void* p) {
   return from_u8(vshrq_n_u8(vld1q_u8(static_cast<const uint8_t*>(p)), 4));
 }
-/// One byte lookup per lane: the low byte of a lane indexes the table, the others fall outside it.
-INLINE float32x4_t lookup4(uint32x4_t index) {
-  const int8x16_t table = vld1q_s8(quant::kIq4Values);
-  const uint32x4_t low = vorrq_u32(vandq_u32(index, vdupq_n_u32(15)), vdupq_n_u32(0xffffff00u));
-  const int32x4_t bytes = vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_u32(low)));
-  return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(bytes, 24), 24));
+
+/// Each of the four registers of one or two operands by a function of it.
+template <class Fn>
+INLINE U each(U x, Fn fn) {
+  return {fn(x.a), fn(x.b), fn(x.c), fn(x.d)};
 }
-INLINE F lookup_iq4(U index) {
-  return {lookup4(index.a), lookup4(index.b), lookup4(index.c), lookup4(index.d)};
+template <class Fn>
+INLINE U each(U x, U y, Fn fn) {
+  return {fn(x.a, y.a), fn(x.b, y.b), fn(x.c, y.c), fn(x.d, y.d)};
+}
+INLINE U set1_word(std::int32_t x) {
+  const uint32x4_t v = vreinterpretq_u32_s32(vdupq_n_s32(x));
+  return {v, v, v, v};
+}
+INLINE U zero_words() {
+  return set1_word(0);
+}
+INLINE U set1_digits(const void* p) {  // four bytes, in every lane
+  std::int32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return set1_word(x);
+}
+INLINE void store_words16(void* p, U x) {
+  auto* w = static_cast<uint32_t*>(p);
+  vst1q_u32(w, x.a), vst1q_u32(w + 4, x.b), vst1q_u32(w + 8, x.c), vst1q_u32(w + 12, x.d);
+}
+INLINE U add_words(U x, U y) {
+  return each(x, y, [](uint32x4_t a, uint32x4_t b) { return vaddq_u32(a, b); });
+}
+INLINE U max_words(U x, U y) {
+  return each(x, y, [](uint32x4_t a, uint32x4_t b) { return vmaxq_u32(a, b); });
+}
+INLINE std::uint32_t largest_word(U x) {
+  return vmaxvq_u32(vmaxq_u32(vmaxq_u32(x.a, x.b), vmaxq_u32(x.c, x.d)));
+}
+/// Sums of words i, i + 4, i + 8, i + 12, for i = 0..3.
+INLINE void store_quarters_sum(std::int32_t (&to)[4], U x) {
+  vst1q_s32(to, vreinterpretq_s32_u32(vaddq_u32(vaddq_u32(x.a, x.b), vaddq_u32(x.c, x.d))));
+}
+INLINE U sub_bytes(U x, std::int8_t y) {
+  const uint8x16_t v = vreinterpretq_u8_s8(vdupq_n_s8(y));
+  return each(
+      x, [=](uint32x4_t a) { return vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), v)); });
+}
+/// Bytes of `table` at those of `index`, which are below 16.
+INLINE U shuffle_bytes(uint8x16_t table, U index) {
+  return each(index, [=](uint32x4_t i) {
+    return vreinterpretq_u32_u8(vqtbl1q_u8(table, vreinterpretq_u8_u32(i)));
+  });
+}
+/// Byte j of word i of each four words becomes byte i of word j.
+INLINE U transpose_bytes(U x) {
+  const uint8x16_t order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  return each(x, [=](uint32x4_t a) {
+    return vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(a), order));
+  });
+}
+/// Codes of 8 bits as dot_add() takes them: 128 less.
+INLINE U dot_bytes(U codes) {
+  return each(codes, [](uint32x4_t a) { return veorq_u32(a, vdupq_n_u32(0x80808080u)); });
+}
+/// IQ4's values, raised by 128, of bytes 0..15.
+INLINE U lookup_iq4(U index) {
+  return dot_bytes(shuffle_bytes(vreinterpretq_u8_s8(vld1q_s8(quant::kIq4Values)), index));
+}
+/// Adds to each lane its four codes times its four digits.
+#if defined(__ARM_FEATURE_DOTPROD)
+INLINE int32x4_t dot_add4(int32x4_t sum, int8x16_t codes, int8x16_t digits) {
+  return vdotq_s32(sum, codes, digits);
+}
+#else  // no pair of products overflows 16 bits: 128 * 64 * 2 = 2^14
+INLINE int32x4_t dot_add4(int32x4_t sum, int8x16_t codes, int8x16_t digits) {
+  const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(digits));
+  return vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(codes, digits)));
+}
+#endif
+template <bool Narrow>
+INLINE U dot_add(U sum, U codes, U digits) {
+  const auto one = [](uint32x4_t s, uint32x4_t c, uint32x4_t d) {
+    return vreinterpretq_u32_s32(
+        dot_add4(vreinterpretq_s32_u32(s), vreinterpretq_s8_u32(c), vreinterpretq_s8_u32(d)));
+  };
+  return {one(sum.a, codes.a, digits.a), one(sum.b, codes.b, digits.b),
+          one(sum.c, codes.c, digits.c), one(sum.d, codes.d, digits.d)};
+}
+template <bool Narrow>
+INLINE U dot_end(U sum) {
+  return sum;
 }
 INLINE void prefetch(const void* p) {
   __builtin_prefetch(p);
 }
-
-struct Nibbles {
-  static constexpr bool kByTable = false;  // see avx512.cc
-  template <int Offset>
-  static F look_up(U index);
-};
 
 #include "backend/cpu/kernels/tree_sum_plain.inl"
 

@@ -22,7 +22,8 @@ struct U {
 inline constexpr int kAccumulators = 4;
 inline constexpr int kTileRows = 4;
 inline constexpr int kFusedRows = 1;
-inline constexpr int kPrefetchBytes = 0;
+inline constexpr int kCodedPanels = 1;       // side by side
+inline constexpr bool kSignedBytes = false;  // codes are multiplied as unsigned bytes
 
 template <class Out, class Fn>
 INLINE Out each(Fn fn) {
@@ -87,14 +88,14 @@ template <int N>
 INLINE U shift_right(const U& a) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] >> N; });
 }
-INLINE U shift_right_by(const U& a, int n) {
-  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] >> n; });
-}
-INLINE U and_or(const U& a, std::uint32_t mask, std::uint32_t bits) {
-  return each<U>([&](int i) INLINE_LAMBDA { return (a.v[i] & mask) | bits; });
-}
 INLINE U or_and(const U& a, const U& b, std::uint32_t mask) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] | (b.v[i] & mask); });
+}
+INLINE U and_word(const U& a, std::uint32_t mask) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] & mask; });
+}
+INLINE U or_word(const U& a, std::uint32_t bits) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] | bits; });
 }
 INLINE U add_u(const U& a, std::uint32_t b) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] + b; });
@@ -103,6 +104,10 @@ INLINE F as_float(const U& a) {
   F out;
   __builtin_memcpy(out.v, a.v, 64);
   return out;
+}
+INLINE F to_float(const U& a) {  // of signed integers
+  return each<F>(
+      [&](int i) INLINE_LAMBDA { return static_cast<float>(static_cast<std::int32_t>(a.v[i])); });
 }
 INLINE U as_uint(const F& a) {
   U out;
@@ -148,17 +153,85 @@ INLINE F load_high_nibbles(const void* p) {
   const auto* bytes = static_cast<const unsigned char*>(p);
   return each<F>([=](int i) INLINE_LAMBDA { return static_cast<float>(bytes[i] >> 4); });
 }
-INLINE F lookup_iq4(const U& index) {
-  return each<F>(
-      [&](int i) INLINE_LAMBDA { return static_cast<float>(quant::kIq4Values[index.v[i] & 15]); });
+
+/// Four bytes of a word, each a function of its place.
+template <class Fn>
+INLINE std::uint32_t each_byte(Fn fn) {
+  std::uint32_t word = 0;
+  for (int j = 0; j < 4; ++j) word |= (static_cast<std::uint32_t>(fn(j)) & 0xff) << (8 * j);
+  return word;
+}
+INLINE std::uint32_t byte_of(std::uint32_t word, int j) {
+  return (word >> (8 * j)) & 0xff;
+}
+
+INLINE U set1_word(std::int32_t x) {
+  return each<U>([=](int) INLINE_LAMBDA { return static_cast<std::uint32_t>(x); });
+}
+INLINE U zero_words() {
+  return set1_word(0);
+}
+INLINE U set1_digits(const void* p) {  // four bytes, in every lane
+  std::int32_t x;
+  __builtin_memcpy(&x, p, 4);
+  return set1_word(x);
+}
+INLINE void store_words16(void* p, const U& a) {
+  __builtin_memcpy(p, a.v, 64);
+}
+INLINE U add_words(const U& a, const U& b) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] + b.v[i]; });
+}
+INLINE U max_words(const U& a, const U& b) {
+  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+INLINE std::uint32_t largest_word(const U& a) {
+  std::uint32_t largest = 0;
+  for (std::uint32_t v : a.v) largest = v > largest ? v : largest;
+  return largest;
+}
+/// Sums of words i, i + 4, i + 8, i + 12, for i = 0..3.
+INLINE void store_quarters_sum(std::int32_t (&to)[4], const U& a) {
+  for (int i = 0; i < 4; ++i)
+    to[i] = static_cast<std::int32_t>(a.v[i] + a.v[i + 4] + a.v[i + 8] + a.v[i + 12]);
+}
+INLINE U sub_bytes(const U& a, std::int8_t b) {
+  return each<U>([&](int i) INLINE_LAMBDA {
+    return each_byte([&](int j) { return byte_of(a.v[i], j) - static_cast<std::uint32_t>(b); });
+  });
+}
+/// Byte j of word i of each four words becomes byte i of word j.
+INLINE U transpose_bytes(const U& a) {
+  return each<U>([&](int i) INLINE_LAMBDA {
+    return each_byte([&](int j) { return byte_of(a.v[i / 4 * 4 + j], i % 4); });
+  });
+}
+/// IQ4's values, raised by 128, of bytes 0..15.
+INLINE U lookup_iq4(const U& index) {
+  return each<U>([&](int i) INLINE_LAMBDA {
+    return each_byte([&](int j) { return quant::kIq4Values[byte_of(index.v[i], j)] + 128; });
+  });
+}
+/// Codes of 8 bits as dot_add() takes them.
+INLINE U dot_bytes(const U& codes) {
+  return codes;
+}
+/// Adds to each lane its four codes times its four digits.
+template <bool Narrow>
+INLINE U dot_add(const U& sum, const U& codes, const U& digits) {
+  return each<U>([&](int i) INLINE_LAMBDA {
+    std::int32_t dot = 0;
+    for (int j = 0; j < 4; ++j)
+      dot += static_cast<std::int32_t>(byte_of(codes.v[i], j)) *
+             static_cast<std::int8_t>(byte_of(digits.v[i], j));
+    return sum.v[i] + static_cast<std::uint32_t>(dot);
+  });
+}
+template <bool Narrow>
+INLINE U dot_end(const U& sum) {
+  return sum;
 }
 INLINE void prefetch(const void*) {}
-
-struct Nibbles {
-  static constexpr bool kByTable = false;  // see avx512.cc
-  template <int Offset>
-  static F look_up(U index);
-};
 
 #include "backend/cpu/kernels/tree_sum_plain.inl"
 

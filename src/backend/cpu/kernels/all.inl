@@ -5,6 +5,7 @@
 #include "backend/cpu/kernels/formats.inl"
 #include "backend/cpu/kernels/elementwise.inl"
 #include "backend/cpu/kernels/matmul.inl"
+#include "backend/cpu/kernels/coded.inl"
 #include "backend/cpu/kernels/attention.inl"
 #include "backend/cpu/kernels/table.inl"
 // clang-format on

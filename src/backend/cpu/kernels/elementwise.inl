@@ -132,11 +132,6 @@ inline float to_int16(const float* x, std::uint16_t* out, std::int32_t n) {
   return scale;
 }
 
-inline void group_sums(const float* x, std::int32_t n, std::int32_t group, float* out) {
-  for (std::int32_t k = 0; k < n; k += group)
-    *out++ = tree_sum(group == 16 ? load(x + k) : add(load(x + k), load(x + k + 16)));
-}
-
 inline float read_floats(const float* x, std::int64_t n) {
   F lanes[8];
   unroll<8>([&](auto i) INLINE_LAMBDA { lanes[i.value] = zero(); });

@@ -3,14 +3,19 @@
 template <Type T>
 constexpr void fill_type(KernelTable& t) {
   constexpr int i = type_index(T);
-  t.fused[i][0] = fused<T, 1>;
-  t.fused[i][1] = fused<T, 2>;
-  t.fused[i][2] = fused<T, 4>;
-  if constexpr (kAccumulators >= 16) {
-    t.fused[i][3] = fused<T, 8>;
-    t.fused[i][4] = fused<T, 16>;
+  if constexpr (!is_plain(T)) {
+    t.coded_row[i] = coded_row<T>;
+    t.coded_rows[i] = coded_rows<T>;
+  } else {
+    t.fused[i][0] = fused<T, 1>;
+    t.fused[i][1] = fused<T, 2>;
+    t.fused[i][2] = fused<T, 4>;
+    if constexpr (kAccumulators >= 16) {
+      t.fused[i][3] = fused<T, 8>;
+      t.fused[i][4] = fused<T, 16>;
+    }
+    t.unpack[i] = unpack<T>;
   }
-  t.unpack[i] = unpack<T>;
 }
 
 template <int R>
@@ -41,7 +46,7 @@ constexpr KernelTable make_table(Isa isa) {
   t.rope = rope;
   t.swiglu = swiglu;
   t.add = add_rows;
-  t.group_sums = group_sums;
+  t.round = round_groups;
   t.row_max = max_of;
   t.row_exp_sum = exp_sum;
   t.row_divide = row_divide;
