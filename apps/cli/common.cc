@@ -120,6 +120,12 @@ void ModelFlags::add_path(CLI::App& app, bool positional) {
       ->required();
 }
 
+static std::vector<std::string> isa_names() {
+  std::vector<std::string> names = {"auto"};
+  for (const herd::Isa isa : herd::kIsas) names.emplace_back(herd::to_string(isa));
+  return names;
+}
+
 void ModelFlags::add_device(CLI::App& app) {
   app.add_option("--device", device, "where to run")
       ->check(CLI::IsMember(device_names()))
@@ -128,7 +134,7 @@ void ModelFlags::add_device(CLI::App& app) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", isa, "CPU instruction set; the bits are the same with each")
-      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "neon"}))
+      ->check(CLI::IsMember(isa_names()))
       ->capture_default_str();
   app.add_option("--kv-type", kv_type, "how keys and values are kept: 2 or 4 bytes each")
       ->check(CLI::IsMember({"f16", "f32"}))
@@ -151,15 +157,11 @@ void ModelFlags::add_sizes(CLI::App& app) {
 }
 
 herd::ModelOptions ModelFlags::options() const {
-  static const std::map<std::string, herd::Isa> isas = {{"auto", herd::Isa::automatic},
-                                                        {"scalar", herd::Isa::scalar},
-                                                        {"avx2", herd::Isa::avx2},
-                                                        {"avx512", herd::Isa::avx512},
-                                                        {"neon", herd::Isa::neon}};
   herd::ModelOptions options;
   options.device =
       std::ranges::find(kDevices, device, [](const auto& d) { return d.first; })->second;
-  options.isa = isas.at(isa);
+  for (const herd::Isa each : herd::kIsas)
+    if (isa == herd::to_string(each)) options.isa = each;  // else it is "auto"
   options.kv_type = kv_type == "f32" ? herd::KvType::f32 : herd::KvType::f16;
   options.threads = threads;
   options.profile = profile;

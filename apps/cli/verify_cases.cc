@@ -510,8 +510,7 @@ class Verifier {
 
   /// Every instruction set and thread counts the baseline did not use.
   void add_variants(const herd::ModelOptions& options, std::vector<Group>& groups) const {
-    for (const herd::Isa isa :
-         {herd::Isa::avx512, herd::Isa::avx2, herd::Isa::neon, herd::Isa::scalar})
+    for (const herd::Isa isa : herd::kIsas)
       for (const int threads : options_.full ? std::vector{1, 3} : std::vector{3}) {
         Group g;
         g.options = options;

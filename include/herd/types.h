@@ -18,7 +18,9 @@ std::string_view to_string(DeviceType device);
 
 /// Which CPU kernel table to use. `automatic` takes the widest the machine has; every table gives
 /// the same bits. Naming one the machine lacks is an error, never a fallback.
-enum class Isa { automatic, scalar, avx2, avx512, neon };
+enum class Isa { automatic, scalar, avx2, avxvnni, avx512, neon, neondot };
+inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avxvnni,
+                                Isa::avx512, Isa::neon, Isa::neondot};
 std::string_view to_string(Isa isa);
 
 /// How keys and values are kept. `f16`: two bytes each; values as halves, keys as 16-bit integers

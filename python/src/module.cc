@@ -61,7 +61,8 @@ herd::DeviceType device_named(const std::string& name) {
 
 herd::Isa isa_named(const std::string& name) {
   using enum herd::Isa;
-  return by_name("isa", name, {automatic, scalar, avx2, avx512, neon}, herd::to_string);
+  return by_name("isa", name, {automatic, scalar, avx2, avxvnni, avx512, neon, neondot},
+                 herd::to_string);
 }
 
 std::string_view kv_type_name(herd::KvType type) {

@@ -35,8 +35,10 @@ std::string_view to_string(Isa isa) {
     case Isa::automatic: return "automatic";
     case Isa::scalar: return "scalar";
     case Isa::avx2: return "avx2";
+    case Isa::avxvnni: return "avxvnni";
     case Isa::avx512: return "avx512";
     case Isa::neon: return "neon";
+    case Isa::neondot: return "neondot";
   }
   return "unknown";
 }

@@ -124,15 +124,6 @@ std::unique_ptr<std::byte, FreeArray> zeros(std::int64_t bytes) {
   return std::unique_ptr<std::byte, FreeArray>(p);
 }
 
-std::vector<const KernelTable*> tables() {
-  std::vector<const KernelTable*> all = {&scalar_table()};
-  if (&widest_table() != all[0]) all.push_back(&widest_table());
-#if defined(__x86_64__)
-  if (avx512_table() != nullptr) all.push_back(avx2_table());
-#endif
-  return all;
-}
-
 /// How many stretches `f`, of `stretches` of 64 KiB, has begun when `call` has run once more.
 template <class Call>
 std::vector<std::ptrdiff_t> begun(const std::vector<Stretch>& stretches, Call&& call) {
@@ -197,7 +188,7 @@ TEST(Fetch, ProductsOfManyRowsGoThroughItsRunsAndEndWithThem) {
   std::vector<Stretch> stretches;
   for (int i = 0; i < 4; ++i)
     stretches.push_back({memory.get() + (i << 16), memory.get() + ((i + 1) << 16)});
-  for (const KernelTable* table : tables()) {
+  for (const KernelTable* table : present_tables()) {
     for (const quant::TypeInfo& info : quant::kTypes) {
       SCOPED_TRACE(std::string(to_string(table->isa)) + " " + std::string(info.name));
       const FewRows few{*table, info, 2};
@@ -230,7 +221,7 @@ TEST(Fetch, ProductsOfManyRowsGoThroughItsRunsAndEndWithThem) {
 
 TEST(Fetch, ProductsOfAnyNumberOfRowsAskForAsMuchOfTheWeightsAheadAsTheyRead) {
   const auto memory = zeros(1 << 20);
-  for (const KernelTable* table : tables())
+  for (const KernelTable* table : present_tables())
     for (const quant::TypeInfo& info : quant::kTypes) {
       SCOPED_TRACE(std::string(to_string(table->isa)) + " " + std::string(info.name));
       const FewRows few{*table, info, 4};

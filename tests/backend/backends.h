@@ -89,11 +89,14 @@ inline std::vector<Isa> present_isas() {
   std::vector<Isa> isas = {Isa::scalar};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back(Isa::avx2);
+  if (make_backend({DeviceType::cpu, 1, Isa::avxvnni}).ok()) isas.push_back(Isa::avxvnni);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
     isas.push_back(Isa::avx512);
 #elif defined(__aarch64__)
   isas.push_back(Isa::neon);
+  if (make_backend({DeviceType::cpu, 1, Isa::neondot}).ok()) isas.push_back(Isa::neondot);
 #endif
   return isas;
 }

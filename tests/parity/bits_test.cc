@@ -27,7 +27,7 @@ struct Device {
 /// The reference and every instruction set of this machine: all of them give the same bits.
 std::vector<Device> host_devices() {
   std::vector<Device> all = {{DeviceType::reference, Isa::automatic, 1}};
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon})
+  for (const Isa isa : kIsas)
     for (const int threads : {1, 2})
       if (make_backend({DeviceType::cpu, 1, isa}).ok())
         all.push_back({DeviceType::cpu, isa, threads});

@@ -18,19 +18,6 @@ void* allocate_aligned(std::int64_t bytes) {
 
 namespace {
 
-/// The tables this build and this machine can run, widest first.
-std::vector<const KernelTable*> present_tables() {
-  std::vector<const KernelTable*> tables;
-#if defined(__x86_64__)
-  for (const KernelTable* table : {avx512_table(), avx2_table()})
-    if (table != nullptr) tables.push_back(table);
-#elif defined(__aarch64__)
-  tables.push_back(neon_table());
-#endif
-  tables.push_back(&scalar_table());
-  return tables;
-}
-
 Result<const KernelTable*> choose_table(Isa isa) {
   const auto tables = present_tables();
   if (isa == Isa::automatic) return tables.front();
@@ -44,6 +31,19 @@ Result<const KernelTable*> choose_table(Isa isa) {
 }
 
 }  // namespace
+
+std::vector<const KernelTable*> present_tables() {
+  std::vector<const KernelTable*> tables;
+#if defined(__x86_64__)
+  for (const KernelTable* table : {avx512_table(), avxvnni_table(), avx2_table()})
+    if (table != nullptr) tables.push_back(table);
+#elif defined(__aarch64__)
+  for (const KernelTable* table : {neondot_table(), neon_table()})
+    if (table != nullptr) tables.push_back(table);
+#endif
+  tables.push_back(&scalar_table());
+  return tables;
+}
 
 const KernelTable& widest_table() {
   return *present_tables().front();

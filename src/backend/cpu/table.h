@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <vector>
 
 #include "herd/types.h"
 #include "quant/types.h"
@@ -194,10 +195,14 @@ struct KernelTable {
 const KernelTable& scalar_table();
 // Present only in builds for that architecture; null otherwise or when the machine lacks it.
 const KernelTable* avx2_table();
+const KernelTable* avxvnni_table();
 const KernelTable* avx512_table();
 const KernelTable* neon_table();
+const KernelTable* neondot_table();
 
-/// The widest table this machine can run.
+/// The tables this build and this machine can run, widest first.
+std::vector<const KernelTable*> present_tables();
+/// The first of them.
 const KernelTable& widest_table();
 
 }  // namespace herd::cpu
