@@ -11,7 +11,7 @@ namespace {
 
 /// Keys and values read beside which weights stay in the second-level cache of a thread's core.
 constexpr std::int64_t kKeptBeside = 512 << 10;
-constexpr std::int32_t kFusedChunk = 4, kTiledChunk = 64;  // panels, at most
+constexpr std::int32_t kFusedChunk = 16, kTiledChunk = 64;  // panels, at most
 
 /// Values are read once per kernel called: past two of them a single unpacking is the cheaper.
 bool few_fused(const KernelTable& table, std::int32_t rows) {

@@ -219,12 +219,14 @@ INLINE U dot_bytes(const U& codes) {
 /// Adds to each lane its four codes times its four digits.
 template <bool Narrow>
 INLINE U dot_add(const U& sum, const U& codes, const U& digits) {
+  unsigned char c[64];
+  signed char d[64];
+  __builtin_memcpy(c, codes.v, 64);
+  __builtin_memcpy(d, digits.v, 64);
   return each<U>([&](int i) INLINE_LAMBDA {
-    std::int32_t dot = 0;
-    for (int j = 0; j < 4; ++j)
-      dot += static_cast<std::int32_t>(byte_of(codes.v[i], j)) *
-             static_cast<std::int8_t>(byte_of(digits.v[i], j));
-    return sum.v[i] + static_cast<std::uint32_t>(dot);
+    const int at = 4 * i;
+    return sum.v[i] + static_cast<std::uint32_t>(c[at] * d[at] + c[at + 1] * d[at + 1] +
+                                                 c[at + 2] * d[at + 2] + c[at + 3] * d[at + 3]);
   });
 }
 template <bool Narrow>
