@@ -24,15 +24,16 @@ struct Flags {
 
 /// What the machine can do, in bytes and operations a second.
 struct Ceilings {
-  Spread read, flops;
+  Spread read, flops, integers;
 };
 Ceilings spread_of(const std::vector<herd::MeasuredCeilings>& measured) {
-  std::vector<double> read, flops;
+  std::vector<double> read, flops, integers;
   for (const herd::MeasuredCeilings& m : measured) {
     read.push_back(m.read_bytes_per_second);
     flops.push_back(m.flops_per_second);
+    integers.push_back(m.integer_flops_per_second);
   }
-  return {spread(read), spread(flops)};
+  return {spread(read), spread(flops), spread(integers)};
 }
 
 /// One timed run, and what it moved and computed.
@@ -122,7 +123,8 @@ BenchRow make_row(std::string what, int batch, const std::vector<Run>& runs,
           bytes / 1e9,
           flops / 1e9,
           bytes / ceilings.read.median,
-          flops / ceilings.flops.median};
+          flops / ceilings.flops.median,
+          ceilings.integers.median > 0 ? flops / ceilings.integers.median : 0.0};
 }
 
 /// Everything that was timed, in rounds.
@@ -198,6 +200,7 @@ BenchReport make_report(const Flags& flags, const herd::ModelInfo& info, const R
   report.flops_name = flags.model.device == "cuda" ? "f16" : "f32";
   report.prompt = flags.prompt, report.max_tokens = flags.n, report.repeats = flags.repeats;
   report.read = ceilings.read, report.flops = ceilings.flops;
+  report.integers = ceilings.integers;
   report.memory = std::move(memory);
   for (std::size_t i = 0; i < flags.batches.size(); ++i)
     report.rows.push_back(make_row("prefill", flags.batches[i], rounds.prefills[i], ceilings));
@@ -268,7 +271,9 @@ void add_bench(CLI::App& app, int& exit_code) {
       "run,\n"
       "counting each weight, and each cached key and value of a sequence, once a step. % floor is "
       "the\n"
-      "larger of the two: how close to the limit that binds. Loading is not counted.\n"
+      "larger of the two: how close to the limit that binds. Products with quantised weights are\n"
+      "sums of integers, which processors are faster at: % integer is the share of that rate, and\n"
+      "% f32 may pass 100. Loading is not counted.\n"
       "Examples:\n"
       "  herd bench -m model.gguf -p 512 -n 128 -b 1,4,16\n"
       "  herd bench -m model.gguf -b 1,2,4,8,16,32 --html bench.html");

@@ -181,7 +181,14 @@ Series series(std::string name, const std::vector<BenchRow>& rows, Value&& value
   return s;
 }
 
+bool has_integers(const BenchReport& report) {
+  return report.integers.median > 0;
+}
+
 std::vector<Plot> plots_of(const BenchReport& report) {
+  const std::string arithmetic = has_integers(report) ? "integers" : report.flops_name;
+  const auto arithmetic_share =
+      has_integers(report) ? &BenchRow::integer_share : &BenchRow::flop_share;
   const auto prefill = rows_of(report, "prefill"), decode = rows_of(report, "decode");
   std::vector<int> batches;
   for (const BenchRow& row : decode) batches.push_back(row.batch);
@@ -214,8 +221,8 @@ std::vector<Plot> plots_of(const BenchReport& report) {
        "per cent",
        batches,
        {series("decode: memory", decode, percent(&BenchRow::read_share)),
-        series("decode: " + report.flops_name, decode, percent(&BenchRow::flop_share)),
-        series("prefill: " + report.flops_name, prefill, percent(&BenchRow::flop_share))}}};
+        series("decode: " + arithmetic, decode, percent(arithmetic_share)),
+        series("prefill: " + arithmetic, prefill, percent(arithmetic_share))}}};
   Plot memory{"Memory, as planned before loading", "MiB", {}, {}, true};
   const auto part = [&](std::string name, std::int64_t BenchMemory::*bytes) {
     Series s{std::move(name), {}, false};
@@ -236,14 +243,17 @@ std::string table(const BenchReport& report) {
   std::string out = fmt::format(
       "<table><thead><tr><th></th><th>batch</th><th>tok/s</th><th>low</th><th>high</th><th>GB/s</"
       "th>"
-      "<th>GFLOP/s</th><th>% read</th><th>% {}</th><th>% floor</th></tr></thead><tbody>\n",
-      escape(report.flops_name));
-  for (const BenchRow& r : report.rows)
+      "<th>GFLOP/s</th><th>% read</th><th>% {}</th><th>% floor</th>{}</tr></thead><tbody>\n",
+      escape(report.flops_name), has_integers(report) ? "<th>% integer</th>" : "");
+  for (const BenchRow& r : report.rows) {
     out += fmt::format(
         "<tr><td>{}</td><td>{}</td><td>{:.1f}</td><td>{:.1f}</td><td>{:.1f}</td><td>{:.1f}</td>"
-        "<td>{:.1f}</td><td>{:.0f}</td><td>{:.0f}</td><td>{:.0f}</td></tr>\n",
+        "<td>{:.1f}</td><td>{:.0f}</td><td>{:.0f}</td><td>{:.0f}</td>",
         escape(r.what), r.batch, r.rate.median, r.rate.low, r.rate.high, r.gb, r.gflop,
         100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
+    if (has_integers(report)) out += fmt::format("<td>{:.0f}</td>", 100 * r.integer_share);
+    out += "</tr>\n";
+  }
   return out + "</tbody></table>\n";
 }
 
@@ -264,15 +274,19 @@ std::string bench_page(const BenchReport& report) {
       "</title>\n<style>{1}</style></head><body>\n<h1>{0}</h1>\n<p>{2}. {3} prompt tokens and {4} "
       "decoded for each sequence, {5} repeats: medians, with bars from the lowest to the highest. "
       "Ceilings of the same machine, measured between the runs: reading {6:.1f} GB/s, {7} {8:.1f} "
-      "GFLOP/s.</p>\n<div class=\"plots\">\n",
+      "GFLOP/s{9}.</p>\n<div class=\"plots\">\n",
       escape(report.model), kStyle, escape(report.backend), report.prompt, report.max_tokens,
       report.repeats, report.read.median / 1e9, escape(report.flops_name),
-      report.flops.median / 1e9);
+      report.flops.median / 1e9,
+      has_integers(report) ? fmt::format(", integers {:.1f} GFLOP/s", report.integers.median / 1e9)
+                           : "");
   for (const Plot& plot : plots_of(report)) out += Drawing(plot).svg();
   out += "</div>\n" + table(report);
-  out +=
+  out += fmt::format(
       "<p>The ceiling counts each weight, and each cached key and value of a sequence, once a "
-      "step; % floor is the larger of the two shares. Loading is not counted.</p>\n";
+      "step; % floor is the larger of the shares of reading and of {} arithmetic. Loading is not "
+      "counted.</p>\n",
+      escape(report.flops_name));
   return out + "</body></html>\n";
 }
 

@@ -18,7 +18,7 @@ struct BenchRow {
   int batch = 0;
   Spread rate;               // tok/s in all
   double gb = 0, gflop = 0;  // per second, at the median
-  double read_share = 0, flop_share = 0;
+  double read_share = 0, flop_share = 0, integer_share = 0;
   double floor_share() const { return std::max(read_share, flop_share); }
 };
 
@@ -33,6 +33,7 @@ struct BenchReport {
   std::string flops_name;  // what the arithmetic ceiling counts: "f32", "f16"
   int prompt = 0, max_tokens = 0, repeats = 0;
   Spread read, flops;  // ceilings: bytes and operations a second
+  Spread integers;     // and of products of integers; 0: the device has none
   std::vector<BenchRow> rows;
   std::vector<BenchMemory> memory;
 };

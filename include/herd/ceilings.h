@@ -6,9 +6,11 @@
 namespace herd {
 
 struct MeasuredCeilings {
-  double read_bytes_per_second = 0;  // reading memory far larger than any cache
-  double flops_per_second = 0;       // CPU: independent f32 multiply-adds, two operations each;
-                                     // cuda: herd's own product of 8192 x 8192 halves
+  double read_bytes_per_second = 0;     // reading memory far larger than any cache
+  double flops_per_second = 0;          // CPU: independent f32 multiply-adds, two operations each;
+                                        // cuda: herd's own product of 8192 x 8192 halves
+  double integer_flops_per_second = 0;  // CPU: products of codes with inputs in three digits, as
+                                        // many operations as in f32; cuda: 0
 };
 
 /// Takes about a second and 512 MiB. `threads` 0: as many as the machine has cores. The best of

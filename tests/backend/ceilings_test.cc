@@ -14,6 +14,7 @@ TEST(Ceilings, ReadsMemoryThatIsThere) {
   EXPECT_GT(peak_rss() - before, std::int64_t{400} << 20);
   EXPECT_GT(found.read_bytes_per_second, 1e8);
   EXPECT_GT(found.flops_per_second, 1e8);
+  EXPECT_GT(found.integer_flops_per_second, 1e8);
 }
 
 }  // namespace

@@ -55,12 +55,16 @@ MeasuredCeilings measure_ceilings(int threads) {
   }
   std::vector<float> sinks(slots * 16);
   std::vector<std::int64_t> done(slots);
-  const double seconds = best_seconds(pool, [&](int share, int) {
-    float* sink = sinks.data() + share * 16;
-    sink[0] = 0.999f, sink[1] = 0.001f;
-    done[static_cast<std::size_t>(share)] = table.burn(kBurnSteps, sink);
-  });
-  out.flops_per_second = static_cast<double>(done[0]) * pool.threads() / seconds;
+  const auto rate = [&](auto burn) {
+    const double seconds = best_seconds(pool, [&](int share, int) {
+      float* sink = sinks.data() + share * 16;
+      sink[0] = 0.999f, sink[1] = 0.001f;
+      done[static_cast<std::size_t>(share)] = burn(kBurnSteps, sink);
+    });
+    return static_cast<double>(done[0]) * pool.threads() / seconds;
+  };
+  out.flops_per_second = rate(table.burn);
+  out.integer_flops_per_second = rate(table.burn_integers);
   return out;
 }
 

@@ -190,6 +190,8 @@ struct KernelTable {
   float (*read)(const float* x, std::int64_t n);
   /// Floating-point rate: runs `n` independent fma chains, returns the operations done.
   std::int64_t (*burn)(std::int64_t n, float* sink);
+  /// The same of products of codes with inputs of three digits, counted as in f32.
+  std::int64_t (*burn_integers)(std::int64_t n, float* sink);
 };
 
 const KernelTable& scalar_table();

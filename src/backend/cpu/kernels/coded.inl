@@ -194,3 +194,20 @@ void coded_rows(const CodedArgs& a) {
       });
   }
 }
+
+inline std::int64_t burn_integers(std::int64_t n, float* sink) {
+  constexpr int kChains = kAccumulators < 12 ? kAccumulators : 12;
+  U sums[kChains];
+  unroll<kChains>([&](auto c) INLINE_LAMBDA { sums[c.value] = set1_word(c.value); });
+  U codes = set1_digits(sink);
+  const U digits = set1_digits(sink + 1);
+  for (std::int64_t i = 0; i < n; ++i) {
+    unroll<kChains>(
+        [&](auto c) INLINE_LAMBDA { sums[c.value] = dot_add<true>(sums[c.value], codes, digits); });
+    codes = add_u(codes, 1);  // the same products again could be taken out of the loop
+  }
+  unroll<kChains - 1>([&](auto c)
+                          INLINE_LAMBDA { sums[0] = add_words(sums[0], sums[c.value + 1]); });
+  store(sink, to_float(sums[0]));
+  return n * kChains * 16 * 4 * 2 / 3;
+}

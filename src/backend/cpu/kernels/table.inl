@@ -56,5 +56,6 @@ constexpr KernelTable make_table(Isa isa) {
   t.to_int16 = to_int16;
   t.read = read_floats;
   t.burn = burn;
+  t.burn_integers = burn_integers;
   return t;
 }
