@@ -293,6 +293,29 @@ TEST(PagedAttention, RotationMayBeLeftToIt) {
     }
 }
 
+/// Half of the threads would have one task more: its halves are two threads' (halves.h). Whoever is
+/// first, the bits are the same.
+TEST(PagedAttention, TasksOfOneRowMayBeHalved) {
+  const std::uint64_t seed = 46;
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  Random random(seed);
+  for (const auto& [kv_heads, threads] :
+       {std::pair{3, 2}, {5, 2}, {6, 4}, {9, 6}, {3, 4}, {2, 4}, {4, 2}})
+    for (const KvType type : {KvType::f16, KvType::f32})
+      for (const std::int32_t cached : {0, 40, 599}) {
+        const Shape shape{3 * kv_heads, kv_heads, 64, 32, type};
+        SCOPED_TRACE(name_of(shape) + " threads " + std::to_string(threads) + " cached " +
+                     std::to_string(cached));
+        const Case c = random_case(shape, {{cached, 1}}, random);
+        const auto table = random.floats(600 * 64);
+        const auto reference = backend_with(c, DeviceType::reference, {Isa::automatic, 1});
+        const auto wanted = rotated_step(*reference, c, table, true);
+        const auto cpu = backend_with(c, DeviceType::cpu, {Isa::automatic, threads});
+        for (int round = 0; round < 20; ++round)
+          ASSERT_TRUE(same_bits(wanted, rotated_step(*cpu, c, table, round % 2 == 0))) << round;
+      }
+}
+
 /// A value too large for a half becomes infinity and a key that is not finite becomes NaN, in its
 /// own sequence only.
 TEST(PagedAttention, WhatIsNotFiniteIsSeenAndStaysAtHome) {

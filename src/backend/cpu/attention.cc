@@ -1,5 +1,6 @@
 // Sharing attention out: one task is a tile of queries of one sequence that read the same kv head.
 #include <iterator>
+#include <thread>
 #include <utility>
 
 #include "backend/cpu/cpu.h"
@@ -41,9 +42,19 @@ void CpuBackend::attention(const AttentionArgs& args) {
     keys += s.kv_length;
   }
   attended_bytes_ = keys * kv_.kv_heads * (kv_.key_bytes() + kv_.value_bytes()) / pool_.threads();
-  pool_.run(tasks, [this, work](int task, int thread) {
-    attention_tile(work, attention_task(work, task), thread);
-  });
+  const TaskHalves halves(batch.n_rows() == 1 ? tasks : 0, pool_.threads());
+  if (halves.split == 0) {
+    pool_.run(tasks, [this, work](int task, int thread) {
+      attention_tile(work, attention_task(work, task), thread);
+    });
+  } else {
+    for (std::int32_t i = 0; i < halves.split; ++i)
+      half_tasks_[static_cast<std::size_t>(i)].state.store(HalfTask::kFree,
+                                                           std::memory_order_relaxed);
+    pool_.run(halves.units(), [this, work, halves](int unit, int thread) {
+      attention_unit(work, halves.at(unit), thread);
+    });
+  }
   kv_ahead_.attention_done(args.layer, batch);
 }
 
@@ -82,20 +93,42 @@ void CpuBackend::ask_for_heads(const AttentionWork& work, const AttentionTask& t
   ask_to_write(kv_.key_page(work.args.layer, page, task.kv_head), kv_.key_page_bytes());
 }
 
+/// A whole task, or half of one. Whoever comes to the values first makes the scores as well; else
+/// they are nearly done.
+void CpuBackend::attention_unit(const AttentionWork& work, const TaskHalves::Unit& unit,
+                                int thread) {
+  AttentionTask task = attention_task(work, unit.task);
+  if (unit.part == AttentionPart::whole) return attention_tile(work, task, thread);
+  task.half = &half_tasks_[static_cast<std::size_t>(unit.half)];
+  int free = HalfTask::kFree;
+  if (task.half->state.compare_exchange_strong(free, HalfTask::kTaken, std::memory_order_acq_rel)) {
+    task.part = AttentionPart::scores;
+    attention_tile(work, task, thread);
+    task.half->state.store(HalfTask::kScored, std::memory_order_release);
+  }
+  if (unit.part == AttentionPart::scores) return;
+  while (task.half->state.load(std::memory_order_acquire) != HalfTask::kScored)
+    std::this_thread::yield();
+  task.part = AttentionPart::values;
+  attention_tile(work, task, thread);
+}
+
 void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& task, int thread) {
   const AttentionArgs& args = work.args;
   const std::int32_t size = kv_.head_size;
   const std::int32_t head0 = task.kv_head * work.group + task.first_head;
   const std::int32_t* pages = batch_->block_table.data() + task.sequence->first_page;
-  if (work.rope.q != nullptr) ask_for_heads(work, task);
+  const bool scores = task.part != AttentionPart::values;
+  if (scores && work.rope.q != nullptr) ask_for_heads(work, task);
   // The kernel asks for its pages one or two ahead; nobody has asked for the first ones.
   if (task.sequence->n_rows == 1) {
     const std::int32_t n = std::min(kFirstPages, pieces(task.sequence->kv_length, kv_.page_size));
     for (std::int32_t i = 0; i < n; ++i)
-      ask_for<CacheLevel::second>(kv_.key_page(args.layer, pages[i], task.kv_head),
-                                  kv_.key_page_bytes());
+      ask_for<CacheLevel::second>(scores ? kv_.key_page(args.layer, pages[i], task.kv_head)
+                                         : kv_.value_page(args.layer, pages[i], task.kv_head),
+                                  scores ? kv_.key_page_bytes() : kv_.value_page_bytes());
   }
-  if (work.rope.q != nullptr) {
+  if (scores && work.rope.q != nullptr) {
     const std::int64_t row = task.sequence->first_row;
     rotate_heads(work.rope.q + (row * args.heads + head0) * size, task.heads, row, work.rope);
     rotate_heads(work.rope.k + (row * kv_.kv_heads + task.kv_head) * size, 1, row, work.rope);
@@ -104,15 +137,17 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   float* q =
       thread_scratch_[static_cast<std::size_t>(thread)].get() + scratch_.unpacked + scratch_.totals;
   std::int32_t n_keys[kMaxTileRows];
+  float sums[kMaxTileRows];
 
   AttentionTileArgs tile = {};
+  tile.part = task.part;
   tile.q = q;
   tile.queries = task.rows * task.heads;
   for (std::int32_t i = 0; i < tile.queries; ++i) {
     const std::int32_t row = task.sequence->first_row + task.first_row + i / task.heads;
     const std::int32_t head = head0 + i % task.heads;
     const std::int64_t at = (std::int64_t{row} * args.heads + head) * size;
-    for (std::int32_t d = 0; d < size; ++d)
+    for (std::int32_t d = 0; scores && d < size; ++d)
       q[d * tile.queries + i] = static_cast<const float*>(args.q)[at + d];
     tile.out[i] = static_cast<float*>(args.out) + at;
     n_keys[i] = batch_->positions[static_cast<std::size_t>(row)] + 1;
@@ -129,7 +164,8 @@ void CpuBackend::attention_tile(const AttentionWork& work, const AttentionTask& 
   tile.value_stride = kv_.value_stride();
   tile.type = kv_.type;
   tile.scale = args.scale;
-  tile.scores = q + scratch_.query;
+  tile.scores = task.half != nullptr ? task.half->scores : q + scratch_.query;
+  tile.sums = task.half != nullptr ? task.half->sums : sums;
   tile.score_stride = scratch_.scores / table_.tile_rows;
   table_.attention[tile.queries - 1](tile);
 }

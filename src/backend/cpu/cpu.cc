@@ -55,6 +55,7 @@ CpuBackend::CpuBackend(const KernelTable& table, int threads)
       pool_(threads,
             {[](void* ahead, int thread) { static_cast<WeightsAhead*>(ahead)->ask(thread); },
              &weights_ahead_}),
+      half_tasks_(static_cast<std::size_t>(threads / 2)),
       kv_ahead_(threads, last_level_cache()) {}
 
 std::string CpuBackend::description() const {
@@ -159,19 +160,20 @@ CpuBackend::Scratch CpuBackend::scratch_sizes(std::int32_t max_rows, std::int32_
   }
   s.query = std::int64_t{kMaxTileRows} * kMaxHeadSize;
   s.scores = std::int64_t{table_.tile_rows} * ((max_context + 31) / 32 * 32);
+  s.halves = s.scores;
   s.own = std::min(kOwnInputs, std::int64_t{max_rows} * max_columns);
   return s;
 }
 
 std::int64_t CpuBackend::scratch_bytes(const StepLimits& limits) const {
   const Scratch s = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
-  return 4 * (s.shared() + pool_.threads() * s.each());
+  return 4 * (s.shared(pool_.threads()) + pool_.threads() * s.each());
 }
 
 Status CpuBackend::reserve_scratch(const StepLimits& limits) {
   const Scratch wanted = scratch_sizes(limits.max_rows, limits.max_columns, limits.max_context);
   const auto floats = [](std::int64_t n) { return static_cast<float*>(allocate_aligned(4 * n)); };
-  shared_scratch_.reset(floats(wanted.shared()));
+  shared_scratch_.reset(floats(wanted.shared(pool_.threads())));
   thread_scratch_.clear();
   bool ok = shared_scratch_ != nullptr;
   for (int t = 0; t < pool_.threads(); ++t) {
@@ -180,13 +182,15 @@ Status CpuBackend::reserve_scratch(const StepLimits& limits) {
   }
   if (!ok)
     return {Code::resource_exhausted,
-            fmt::format("scratch: no memory for {} bytes", 4 * (wanted.shared() + wanted.each()))};
+            fmt::format("scratch: no memory for {} bytes",
+                        4 * (wanted.shared(pool_.threads()) + wanted.each()))};
   scratch_ = wanted;
   float* at = shared_scratch_.get();
   const auto take = [&at](std::int64_t n) { return std::exchange(at, at + Scratch::whole(n)); };
   shared_ = {};
   shared_.packed = take(wanted.packed);
   shared_.rounded = take_rounded(at, wanted.inputs);
+  for (HalfTask& half : half_tasks_) half.scores = take(wanted.halves);
   own_.assign(thread_scratch_.size(), {});
   for (std::size_t t = 0; t < own_.size(); ++t) {
     Inputs& in = own_[t].in;

@@ -1,6 +1,7 @@
 // The CPU backend: packed weights, a paged KV pool, and ops shared out between threads.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "backend/cpu/ahead.h"
 #include "backend/cpu/arena.h"
 #include "backend/cpu/division.h"
+#include "backend/cpu/halves.h"
 #include "backend/cpu/kv_pool.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/table.h"
@@ -81,6 +83,7 @@ class CpuBackend final : public Backend {
     std::int64_t totals;    // outputs of one row block
     std::int64_t query;     // attention's packed queries
     std::int64_t scores;    // attention's scores
+    std::int64_t halves;    // shared: scores of a task whose halves are two threads', of each
     std::int64_t own;       // inputs that a thread prepares for itself
 
     static std::int64_t whole(std::int64_t n) { return (n + 15) / 16 * 16; }  // cache lines
@@ -90,7 +93,9 @@ class CpuBackend final : public Backend {
       for (int group : kSumGroups) floats += whole(n / group) + whole(2 * (n / group));
       return floats;
     }
-    std::int64_t shared() const { return whole(packed) + rounded(inputs); }
+    std::int64_t shared(int threads) const {
+      return whole(packed) + rounded(inputs) + threads / 2 * whole(halves);
+    }
     std::int64_t own_inputs() const { return 2 * whole(own) + rounded(own); }  // normed and packed
     std::int64_t each() const { return unpacked + totals + query + scores + own_inputs(); }
   };
@@ -128,12 +133,21 @@ class CpuBackend final : public Backend {
     ProductArgs args;
     KvAhead::ThreadFetch* kv;
   };
+  /// What the two halves of a task hand over.
+  struct alignas(64) HalfTask {
+    static constexpr int kFree = 0, kTaken = 1, kScored = 2;
+    std::atomic<int> state{kFree};
+    float* scores = nullptr;  // [queries][score_stride]
+    float sums[kMaxTileRows] = {};
+  };
   /// One task of attention: heads of one sequence that read the same kv head.
   struct AttentionTask {
     const BatchSequence* sequence;
     std::int32_t kv_head;
     std::int32_t first_row, rows;    // of the sequence
     std::int32_t first_head, heads;  // of those that read kv_head
+    AttentionPart part = AttentionPart::whole;
+    HalfTask* half = nullptr;  // what its halves share, unless it is whole
   };
   /// All that threads share of attention, held by value: see ThreadPool::run.
   struct AttentionWork {
@@ -144,6 +158,7 @@ class CpuBackend final : public Backend {
   std::int32_t tasks_of(const AttentionWork& work, const BatchSequence& sequence) const;
   AttentionTask attention_task(const AttentionWork& work, std::int32_t task) const;
   void ask_for_heads(const AttentionWork& work, const AttentionTask& task) const;
+  void attention_unit(const AttentionWork& work, const TaskHalves::Unit& unit, int thread);
   void attention_tile(const AttentionWork& work, const AttentionTask& task, int thread);
   bool left_to_attention(const RopeStoreArgs& args) const;
   void rotate_heads(float* x, std::int32_t heads, std::int64_t row,
@@ -194,7 +209,8 @@ class CpuBackend final : public Backend {
   struct alignas(64) OwnInputs {
     Inputs in;
   };
-  std::vector<OwnInputs> own_;  // of each thread
+  std::vector<OwnInputs> own_;        // of each thread
+  std::vector<HalfTask> half_tasks_;  // [threads / 2]
 
   // What every op writes, apart from what all threads read.
   alignas(64) const Batch* batch_ = nullptr;  // of the step under way

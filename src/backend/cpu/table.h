@@ -126,8 +126,12 @@ struct TileArgs {
   Fetch* fetch;    // or null
 };
 
+/// The two halves of attention: each reads half of the memory.
+enum class AttentionPart { whole, scores, values };
+
 /// Up to tile_rows queries of one sequence and one kv head against that head's keys and values.
 struct AttentionTileArgs {
+  AttentionPart part;
   const float* q;  // [head_size][queries]
   std::int32_t queries;
   const std::int32_t* n_keys;  // [queries] keys each query sees
@@ -142,7 +146,8 @@ struct AttentionTileArgs {
   std::int32_t head_size, value_stride;
   KvType type;
   float scale;
-  float* scores;              // scratch [queries][score_stride]
+  float* scores;              // scratch [queries][score_stride]; left by `scores` for `values`
+  float* sums;                // [queries] of their exponentials, likewise
   std::int64_t score_stride;  // >= max_keys rounded up to 32
   float* out[kMaxTileRows];   // [head_size] each
 };

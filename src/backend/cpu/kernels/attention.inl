@@ -188,21 +188,25 @@ INLINE void weigh_all(const AttentionTileArgs& a, const float* sums, std::int32_
 }
 
 template <int R>
-void attention(const AttentionTileArgs& a) {
-  const bool f16 = a.type == KvType::f16;
-  if (f16)
+INLINE void score_tile(const AttentionTileArgs& a) {
+  if (a.type == KvType::f16)
     score_all<KvType::f16, R>(a);
   else
     score_all<KvType::f32, R>(a);
-  float sums[R];
   for (int r = 0; r < R; ++r) {
     float* scores = a.scores + r * a.score_stride;
-    sums[r] = exp_sum(scores, max_of(scores, a.n_keys[r]), a.n_keys[r]);
+    a.sums[r] = exp_sum(scores, max_of(scores, a.n_keys[r]), a.n_keys[r]);
     for (std::int32_t j = a.n_keys[r]; j < a.max_keys; ++j)
       scores[j] = 0.0f;  // later keys: no weight
   }
-  if (f16)
-    weigh_all<KvType::f16, R>(a, sums);
+}
+
+template <int R>
+void attention(const AttentionTileArgs& a) {
+  if (a.part != AttentionPart::values) score_tile<R>(a);
+  if (a.part == AttentionPart::scores) return;
+  if (a.type == KvType::f16)
+    weigh_all<KvType::f16, R>(a, a.sums);
   else
-    weigh_all<KvType::f32, R>(a, sums);
+    weigh_all<KvType::f32, R>(a, a.sums);
 }
