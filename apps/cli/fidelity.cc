@@ -239,11 +239,12 @@ void add_fidelity(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json, "for machines: results[] with mean_kl, same_top ...");
   flags->model.add_device(*command);
   command->footer(
-      "The reference computes with the exact values of the file's weights, with f32 activations "
-      "and\n"
-      "f32 keys and values: the cpu device with --kv-type f32, which equals the plain loops of "
-      "the\n"
-      "reference device bit for bit. KL is that of the device's next-token distribution from the\n"
+      "The reference computes with the exact values of the file's weights and with f32 keys and "
+      "values:\n"
+      "the cpu device with --kv-type f32, which equals the plain loops of the reference device bit "
+      "for\n"
+      "bit. Activations are f32; products with quantised weights take them with 21 bits. KL is "
+      "that of the device's next-token distribution from the\n"
       "reference's, in nats; \"NLL diff.\" the mean of how much worse it foretells the text.\n"
       "Both models and one window's logits are held in memory.\n"
       "Examples:\n"

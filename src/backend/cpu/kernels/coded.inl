@@ -138,25 +138,37 @@ INLINE void add_group(const CodedArgs& a, const Group<T, C>& group, std::int32_t
   });
 }
 
+/// body(first panel, panels) for groups of C panels of the pair from `panel` on: a pair is one run
+/// of memory, so both of its panels are read before the next inputs.
+template <Type T, int C, class Body>
+INLINE void for_pair(const CodedArgs& a, std::int32_t panel, Body&& body) {
+  unroll<kPairPanels / C>([&](auto part) INLINE_LAMBDA {
+    const std::byte* panels[C];
+    unroll<C>([&](auto c) INLINE_LAMBDA {
+      panels[c.value] = panel_at(a.panels, T, a.panel_bytes, panel + part.value * C + c.value);
+    });
+    body(part, panels);
+  });
+}
+
 /// CodedArgs for one row: sums stay in registers.
 template <Type T>
 void coded_row(const CodedArgs& a) {
-  constexpr int C = kCodedPanels;
-  for (std::int32_t i = 0; i < a.n_panels; i += C) {
-    const std::byte* panels[C];
-    F total[C];
-    unroll<C>([&](auto c) INLINE_LAMBDA {
-      panels[c.value] = panel_at(a.panels, T, a.panel_bytes, a.first_panel + i + c.value);
-      total[c.value] = zero();
-      ask_to_write(a.out + (a.first_panel + i + c.value) * 16, 64);
-    });
-    for (std::int32_t k = 0; k < a.columns; k += kRoundGroup) {
-      Group<T, C> group;
-      load_group<T, C>(panels, k, a.weights, group);
-      add_group<T, C>(a, group, k, 0, total);
-    }
-    unroll<C>([&](auto c) INLINE_LAMBDA {
-      store_outputs(a.out, (a.first_panel + i + c.value) * 16, a.outputs, total[c.value], a.add);
+  constexpr int C = kCodedPanels, kParts = kPairPanels / C;
+  for (std::int32_t panel = a.first_panel; panel < a.first_panel + a.n_panels;
+       panel += kPairPanels) {
+    F total[kParts][C];
+    unroll2<kParts, C>([&](auto p, auto c) INLINE_LAMBDA { total[p.value][c.value] = zero(); });
+    ask_to_write(a.out + panel * 16, kPairPanels * 64);
+    for (std::int32_t k = 0; k < a.columns; k += kRoundGroup)
+      for_pair<T, C>(a, panel, [&](auto p, const auto& panels) INLINE_LAMBDA {
+        Group<T, C> group;
+        load_group<T, C>(panels, k, a.weights, group);
+        add_group<T, C>(a, group, k, 0, total[p.value]);
+      });
+    unroll2<kParts, C>([&](auto p, auto c) INLINE_LAMBDA {
+      store_outputs(a.out, (panel + p.value * C + c.value) * 16, a.outputs, total[p.value][c.value],
+                    a.add);
     });
   }
 }
@@ -165,31 +177,31 @@ void coded_row(const CodedArgs& a) {
 template <Type T>
 void coded_rows(const CodedArgs& a) {
   constexpr int C = kCodedPanels;
-  alignas(64) float totals[kCodedRows][C][16];
-  for (std::int32_t i = 0; i < a.n_panels; i += C) {
-    const std::byte* panels[C];
-    unroll<C>([&](auto c) INLINE_LAMBDA {
-      panels[c.value] = panel_at(a.panels, T, a.panel_bytes, a.first_panel + i + c.value);
-    });
-    const std::int32_t n0 = (a.first_panel + i) * 16;
+  alignas(64) float totals[kCodedRows][kPairPanels][16];
+  for (std::int32_t panel = a.first_panel; panel < a.first_panel + a.n_panels;
+       panel += kPairPanels) {
     for (std::int32_t row = 0; row < a.rows; ++row) {
-      ask_to_write(a.out + std::int64_t{row} * a.outputs + n0, C * 64);
-      unroll<C>([&](auto c) INLINE_LAMBDA { store(totals[row][c.value], zero()); });
+      ask_to_write(a.out + std::int64_t{row} * a.outputs + panel * 16, kPairPanels * 64);
+      unroll<kPairPanels>([&](auto c) INLINE_LAMBDA { store(totals[row][c.value], zero()); });
     }
-    for (std::int32_t k = 0; k < a.columns; k += kRoundGroup) {
-      Group<T, C> group;
-      load_group<T, C>(panels, k, a.weights, group);
-      for (std::int32_t row = 0; row < a.rows; ++row) {
-        fetch<fetch_bytes(C)>(a.fetch);
-        F total[C];
-        unroll<C>([&](auto c) INLINE_LAMBDA { total[c.value] = load(totals[row][c.value]); });
-        add_group<T, C>(a, group, k, row, total);
-        unroll<C>([&](auto c) INLINE_LAMBDA { store(totals[row][c.value], total[c.value]); });
-      }
-    }
+    for (std::int32_t k = 0; k < a.columns; k += kRoundGroup)
+      for_pair<T, C>(a, panel, [&](auto p, const auto& panels) INLINE_LAMBDA {
+        constexpr int kFirst = p.value * C;
+        Group<T, C> group;
+        load_group<T, C>(panels, k, a.weights, group);
+        for (std::int32_t row = 0; row < a.rows; ++row) {
+          fetch<fetch_bytes(C)>(a.fetch);
+          F total[C];
+          unroll<C>([&](auto c)
+                        INLINE_LAMBDA { total[c.value] = load(totals[row][kFirst + c.value]); });
+          add_group<T, C>(a, group, k, row, total);
+          unroll<C>([&](auto c)
+                        INLINE_LAMBDA { store(totals[row][kFirst + c.value], total[c.value]); });
+        }
+      });
     for (std::int32_t row = 0; row < a.rows; ++row)
-      unroll<C>([&](auto c) INLINE_LAMBDA {
-        store_outputs(a.out + std::int64_t{row} * a.outputs, n0 + c.value * 16, a.outputs,
+      unroll<kPairPanels>([&](auto c) INLINE_LAMBDA {
+        store_outputs(a.out + std::int64_t{row} * a.outputs, (panel + c.value) * 16, a.outputs,
                       load(totals[row][c.value]), a.add);
       });
   }
