@@ -60,7 +60,10 @@ def flops_name(report):
 
 def ceilings(report):
     what = flops_name(report)
-    return f"read {ceiling(report, 'read_bytes')} GB/s, {what} {ceiling(report, what + '_flops')} GFLOP/s"
+    text = f"read {ceiling(report, 'read_bytes')} GB/s, {what} {ceiling(report, what + '_flops')} GFLOP/s"
+    if "integer_flops_per_second" in report:
+        text += f", integers {ceiling(report, 'integer_flops')} GFLOP/s"
+    return text
 
 
 def peers(samples, reports):
@@ -87,8 +90,9 @@ def shares(reports):
                 continue
             what = "prefill" if row["what"] == "prefill" else f"decode batch {row['batch']}, context"
             binds = max(("read", flops_name(report)), key=lambda name: row[f"share_of_{name}"])
-            rows.append([f"{isa}: {what} {report['prompt']}", rate(row), percent(row["share_of_floor"]), binds])
-    return text + "\n" + table(["tok/s", "of the floor", "binds"], rows)
+            rows.append([f"{isa}: {what} {report['prompt']}", rate(row), percent(row["share_of_floor"]), binds,
+                         percent(row["share_of_integer"])])
+    return text + "\n" + table(["tok/s", "of the floor", "binds", "of the integer rate"], rows)
 
 
 def gpu_shares(models):

@@ -29,13 +29,15 @@ def bench_row(what, batch, rate, low, high, read, flops, name="f32"):
     return {
         "what": what, "batch": batch, "tokens_per_second": rate, "low": low, "high": high,
         "share_of_read": read, f"share_of_{name}": flops, "share_of_floor": max(read, flops),
+        **({"share_of_integer": 0.75 * flops} if name == "f32" else {}),
     }
 
 
 def bench_report(backend, prompt, rows, read=(52e9, 50e9, 53.5e9), flops=(533e9, 532e9, 534e9), name="f32"):
     """As `herd bench --json` has it."""
     report = {"model": "M", "backend": backend, "prompt": prompt, "max_tokens": 64, "repeats": 5}
-    for key, values in (("read_bytes_per_second", read), (f"{name}_flops_per_second", flops)):
+    integers = [("integer_flops_per_second", (710e9, 700e9, 712e9))] if name == "f32" else []
+    for key, values in [("read_bytes_per_second", read), (f"{name}_flops_per_second", flops), *integers]:
         report.update({key + end: value for end, value in zip(("", "_low", "_high"), values)})
     return {**report, "results": rows, "memory": []}
 
@@ -94,16 +96,16 @@ class Tables(unittest.TestCase):
         avx2 = bench_report("cpu avx2, 2 threads", 128, [bench_row("decode", 16, 528.2, 500, 530.6, 0.2, 0.31)])
         self.assertEqual(tables.shares([cpu_report(), avx2]), """\
 Ceilings, between the repeats of each run:
-- cpu avx512, 2 threads, context 512: read 52.0 (50.0..53.5) GB/s, f32 533 (532..534) GFLOP/s
-- cpu avx2, 2 threads, context 128: read 52.0 (50.0..53.5) GB/s, f32 533 (532..534) GFLOP/s
+- cpu avx512, 2 threads, context 512: read 52.0 (50.0..53.5) GB/s, f32 533 (532..534) GFLOP/s, integers 710 (700..712) GFLOP/s
+- cpu avx2, 2 threads, context 128: read 52.0 (50.0..53.5) GB/s, f32 533 (532..534) GFLOP/s, integers 710 (700..712) GFLOP/s
 
-| | tok/s | of the floor | binds |
-|---|---|---|---|
-| avx512: prefill 512 | 1,500 (1,350..1,650) | 70 % | f32 |
-| avx512: decode batch 1, context 512 | 380 (342..418) | 79 % | read |
-| avx512: decode batch 4, context 512 | 700 (630..770) | 42 % | f32 |
-| avx512: decode batch 16, context 512 | 900 (810..990) | 53 % | f32 |
-| avx2: decode batch 16, context 128 | 528 (500..531) | 31 % | f32 |
+| | tok/s | of the floor | binds | of the integer rate |
+|---|---|---|---|---|
+| avx512: prefill 512 | 1,500 (1,350..1,650) | 70 % | f32 | 52 % |
+| avx512: decode batch 1, context 512 | 380 (342..418) | 79 % | read | 22 % |
+| avx512: decode batch 4, context 512 | 700 (630..770) | 42 % | f32 | 32 % |
+| avx512: decode batch 16, context 512 | 900 (810..990) | 53 % | f32 | 40 % |
+| avx2: decode batch 16, context 128 | 528 (500..531) | 31 % | f32 | 23 % |
 """)
 
     def test_shares_of_a_gpu(self):
