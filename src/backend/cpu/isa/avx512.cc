@@ -84,9 +84,6 @@ INLINE U or_and(U a, U b, unsigned mask) {  // a | (b & mask)
 INLINE U and_word(U a, unsigned mask) {
   return {_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(mask)))};
 }
-INLINE U or_word(U a, unsigned bits) {
-  return {_mm512_or_si512(a.v, _mm512_set1_epi32(static_cast<int>(bits)))};
-}
 INLINE U add_u(U a, unsigned b) {
   return {_mm512_add_epi32(a.v, _mm512_set1_epi32(static_cast<int>(b)))};
 }
@@ -208,8 +205,7 @@ static constexpr KernelTable kTable = make_table(Isa::avx512);
 const KernelTable* avx512_table() {
   const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") &&
-                       __builtin_cpu_supports("f16c");
+                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
   return present ? &avx512::kTable : nullptr;
 }
 

@@ -85,9 +85,6 @@ INLINE U or_and(U x, U y, unsigned mask) {  // x | (y & mask)
 INLINE U and_word(U x, unsigned mask) {
   return {_mm256_and_si256(x.a, u32(mask)), _mm256_and_si256(x.b, u32(mask))};
 }
-INLINE U or_word(U x, unsigned bits) {
-  return {_mm256_or_si256(x.a, u32(bits)), _mm256_or_si256(x.b, u32(bits))};
-}
 INLINE U add_u(U x, unsigned y) {
   return {_mm256_add_epi32(x.a, u32(y)), _mm256_add_epi32(x.b, u32(y))};
 }

@@ -87,10 +87,6 @@ INLINE U and_word(U x, unsigned mask) {
   const uint32x4_t m = vdupq_n_u32(mask);
   return {vandq_u32(x.a, m), vandq_u32(x.b, m), vandq_u32(x.c, m), vandq_u32(x.d, m)};
 }
-INLINE U or_word(U x, unsigned bits) {
-  const uint32x4_t m = vdupq_n_u32(bits);
-  return {vorrq_u32(x.a, m), vorrq_u32(x.b, m), vorrq_u32(x.c, m), vorrq_u32(x.d, m)};
-}
 INLINE U add_u(U x, unsigned y) {
   const uint32x4_t v = vdupq_n_u32(y);
   return {vaddq_u32(x.a, v), vaddq_u32(x.b, v), vaddq_u32(x.c, v), vaddq_u32(x.d, v)};

@@ -94,9 +94,6 @@ INLINE U or_and(const U& a, const U& b, std::uint32_t mask) {
 INLINE U and_word(const U& a, std::uint32_t mask) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] & mask; });
 }
-INLINE U or_word(const U& a, std::uint32_t bits) {
-  return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] | bits; });
-}
 INLINE U add_u(const U& a, std::uint32_t b) {
   return each<U>([&](int i) INLINE_LAMBDA { return a.v[i] + b; });
 }
