@@ -181,14 +181,10 @@ Series series(std::string name, const std::vector<BenchRow>& rows, Value&& value
   return s;
 }
 
-bool has_integers(const BenchReport& report) {
-  return report.integers.median > 0;
-}
-
 std::vector<Plot> plots_of(const BenchReport& report) {
-  const std::string arithmetic = has_integers(report) ? "integers" : report.flops_name;
+  const std::string arithmetic = report.has_integers() ? "integers" : report.flops_name;
   const auto arithmetic_share =
-      has_integers(report) ? &BenchRow::integer_share : &BenchRow::flop_share;
+      report.has_integers() ? &BenchRow::integer_share : &BenchRow::flop_share;
   const auto prefill = rows_of(report, "prefill"), decode = rows_of(report, "decode");
   std::vector<int> batches;
   for (const BenchRow& row : decode) batches.push_back(row.batch);
@@ -244,14 +240,14 @@ std::string table(const BenchReport& report) {
       "<table><thead><tr><th></th><th>batch</th><th>tok/s</th><th>low</th><th>high</th><th>GB/s</"
       "th>"
       "<th>GFLOP/s</th><th>% read</th><th>% {}</th><th>% floor</th>{}</tr></thead><tbody>\n",
-      escape(report.flops_name), has_integers(report) ? "<th>% integer</th>" : "");
+      escape(report.flops_name), report.has_integers() ? "<th>% integer</th>" : "");
   for (const BenchRow& r : report.rows) {
     out += fmt::format(
         "<tr><td>{}</td><td>{}</td><td>{:.1f}</td><td>{:.1f}</td><td>{:.1f}</td><td>{:.1f}</td>"
         "<td>{:.1f}</td><td>{:.0f}</td><td>{:.0f}</td><td>{:.0f}</td>",
         escape(r.what), r.batch, r.rate.median, r.rate.low, r.rate.high, r.gb, r.gflop,
         100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
-    if (has_integers(report)) out += fmt::format("<td>{:.0f}</td>", 100 * r.integer_share);
+    if (report.has_integers()) out += fmt::format("<td>{:.0f}</td>", 100 * r.integer_share);
     out += "</tr>\n";
   }
   return out + "</tbody></table>\n";
@@ -278,8 +274,8 @@ std::string bench_page(const BenchReport& report) {
       escape(report.model), kStyle, escape(report.backend), report.prompt, report.max_tokens,
       report.repeats, report.read.median / 1e9, escape(report.flops_name),
       report.flops.median / 1e9,
-      has_integers(report) ? fmt::format(", integers {:.1f} GFLOP/s", report.integers.median / 1e9)
-                           : "");
+      report.has_integers() ? fmt::format(", integers {:.1f} GFLOP/s", report.integers.median / 1e9)
+                            : "");
   for (const Plot& plot : plots_of(report)) out += Drawing(plot).svg();
   out += "</div>\n" + table(report);
   out += fmt::format(

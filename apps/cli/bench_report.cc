@@ -27,8 +27,7 @@ std::string bench_json(const BenchReport& report) {
   };
   ceiling("read_bytes_per_second", report.read);
   ceiling(report.flops_name + "_flops_per_second", report.flops);
-  const bool integers = report.integers.median > 0;
-  if (integers) ceiling("integer_flops_per_second", report.integers);
+  if (report.has_integers()) ceiling("integer_flops_per_second", report.integers);
   out["results"] = nlohmann::ordered_json::array();
   for (const BenchRow& r : report.rows) {
     out["results"].push_back({{"what", r.what},
@@ -41,7 +40,7 @@ std::string bench_json(const BenchReport& report) {
                               {"share_of_read", r.read_share},
                               {"share_of_" + report.flops_name, r.flop_share},
                               {"share_of_floor", r.floor_share()}});
-    if (integers) out["results"].back()["share_of_integer"] = r.integer_share;
+    if (report.has_integers()) out["results"].back()["share_of_integer"] = r.integer_share;
   }
   out["memory"] = nlohmann::ordered_json::array();
   for (const BenchMemory& m : report.memory)
@@ -54,23 +53,23 @@ std::string bench_json(const BenchReport& report) {
 }
 
 std::string bench_text(const BenchReport& report) {
-  const bool integers = report.integers.median > 0;
   const auto in_billions = [](const Spread& s) {
     return fmt::format("{:.1f} ({:.1f}..{:.1f})", s.median / 1e9, s.low / 1e9, s.high / 1e9);
   };
   std::string out = fmt::format("{}, {}\nceilings, between the runs: read {} GB/s, {} {} GFLOP/s",
                                 report.model, report.backend, in_billions(report.read),
                                 report.flops_name, in_billions(report.flops));
-  if (integers) out += fmt::format(", integer {} GFLOP/s", in_billions(report.integers));
+  if (report.has_integers())
+    out += fmt::format(", integer {} GFLOP/s", in_billions(report.integers));
   out += fmt::format("\n\n{:<8} {:>5} {:>10} {:>18} {:>8} {:>9} {:>7} {:>7} {:>8}{}\n", "", "batch",
                      "tok/s", "low..high", "GB/s", "GFLOP/s", "% read", "% " + report.flops_name,
-                     "% floor", integers ? "  % integer" : "");
+                     "% floor", report.has_integers() ? "  % integer" : "");
   for (const BenchRow& r : report.rows) {
     out += fmt::format("{:<8} {:>5} {:>10.1f} {:>18} {:>8.1f} {:>9.1f} {:>7.0f} {:>7.0f} {:>8.0f}",
                        r.what, r.batch, r.rate.median,
                        fmt::format("{:.1f}..{:.1f}", r.rate.low, r.rate.high), r.gb, r.gflop,
                        100 * r.read_share, 100 * r.flop_share, 100 * r.floor_share());
-    if (integers) out += fmt::format(" {:>10.0f}", 100 * r.integer_share);
+    if (report.has_integers()) out += fmt::format(" {:>10.0f}", 100 * r.integer_share);
     out += "\n";
   }
   return out;

@@ -36,6 +36,7 @@ struct BenchReport {
   Spread integers;     // and of products of integers; 0: the device has none
   std::vector<BenchRow> rows;
   std::vector<BenchMemory> memory;
+  bool has_integers() const { return integers.median > 0; }
 };
 
 std::string bench_text(const BenchReport& report);

@@ -13,7 +13,6 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <map>
 
 namespace cli {
 
@@ -101,6 +100,12 @@ const std::vector<std::pair<std::string, herd::DeviceType>> kDevices = {
     {"metal", herd::DeviceType::metal},
     {"metal-emulated", herd::DeviceType::metal_emulated}};
 
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names = {"auto"};
+  for (const herd::Isa isa : herd::kIsas) names.emplace_back(herd::to_string(isa));
+  return names;
+}
+
 }  // namespace
 
 std::vector<std::string> device_names() {
@@ -118,12 +123,6 @@ void ModelFlags::add_path(CLI::App& app, bool positional) {
   app.add_option(positional ? "model,-m,--model" : "-m,--model", path,
                  "GGUF file (the first part of a split one)")
       ->required();
-}
-
-static std::vector<std::string> isa_names() {
-  std::vector<std::string> names = {"auto"};
-  for (const herd::Isa isa : herd::kIsas) names.emplace_back(herd::to_string(isa));
-  return names;
 }
 
 void ModelFlags::add_device(CLI::App& app) {

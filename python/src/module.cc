@@ -8,7 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
-#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -43,7 +43,7 @@ T value_or_raise(herd::Result<T> result) {
 
 /// The one of `values` that `name_of` calls so. Error: invalid_argument, with the names there are.
 template <class E>
-E by_name(const char* what, const std::string& name, std::initializer_list<E> values,
+E by_name(const char* what, const std::string& name, const std::vector<E>& values,
           std::string_view (*name_of)(E)) {
   std::string known;
   for (const E value : values) {
@@ -56,13 +56,14 @@ E by_name(const char* what, const std::string& name, std::initializer_list<E> va
 
 herd::DeviceType device_named(const std::string& name) {
   using enum herd::DeviceType;
-  return by_name("device", name, {cpu, reference, cuda, metal, metal_emulated}, herd::to_string);
+  return by_name<herd::DeviceType>("device", name, {cpu, reference, cuda, metal, metal_emulated},
+                                   herd::to_string);
 }
 
 herd::Isa isa_named(const std::string& name) {
-  using enum herd::Isa;
-  return by_name("isa", name, {automatic, scalar, avx2, avxvnni, avx512, neon, neondot},
-                 herd::to_string);
+  std::vector<herd::Isa> isas = {herd::Isa::automatic};
+  isas.insert(isas.end(), std::begin(herd::kIsas), std::end(herd::kIsas));
+  return by_name<herd::Isa>("isa", name, isas, herd::to_string);
 }
 
 std::string_view kv_type_name(herd::KvType type) {
@@ -70,7 +71,8 @@ std::string_view kv_type_name(herd::KvType type) {
 }
 
 herd::KvType kv_type_named(const std::string& name) {
-  return by_name("kv_type", name, {herd::KvType::f16, herd::KvType::f32}, kv_type_name);
+  return by_name<herd::KvType>("kv_type", name, {herd::KvType::f16, herd::KvType::f32},
+                               kv_type_name);
 }
 
 /// What a call asks of Python now and then: whether a signal has come, and to hear of the tokens

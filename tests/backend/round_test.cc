@@ -16,22 +16,18 @@
 namespace herd::cpu {
 namespace {
 
-struct FreeArray {
-  void operator()(void* p) const { std::free(p); }
-};
-
 /// A run of `rows` rows, rounded by a table, with all that can be asked for.
 struct RoundedRows {
   std::int32_t rows, columns;
-  std::unique_ptr<std::int8_t, FreeArray> digits;
+  std::vector<std::int8_t> digits;
   std::vector<float> scales, sums[kSumSizes];
   std::vector<std::int32_t> less[kSumSizes];
 
   RoundedRows(const KernelTable& table, const std::vector<float>& x, std::int32_t n)
       : rows(n), columns(static_cast<std::int32_t>(x.size()) / n) {
-    digits.reset(static_cast<std::int8_t*>(std::aligned_alloc(64, 4 * x.size())));
+    digits.resize(4 * x.size());
     scales.resize(x.size() / kRoundGroup);
-    RoundedRun run = {digits.get(), scales.data(), {}, {}};
+    RoundedRun run = {digits.data(), scales.data(), {}, {}};
     for (int i = 0; i < kSumSizes; ++i) {
       const std::size_t groups = x.size() / static_cast<std::size_t>(kSumGroups[i]);
       sums[i].resize(groups);
@@ -48,14 +44,14 @@ struct RoundedRows {
                      row,
                      rows,
                      run,
-                     {true, true},
-                     {true, true}});
+                     {{true, true}, {true, true}}});
       }
   }
   /// Digit 0 (low) to 2 of an input.
   int digit(std::int32_t row, std::int32_t k, int d) const {
     const std::int32_t at = k / kRoundGroup * rows + row;
-    return digits.get()[at * 4 * kRoundGroup + k % kRoundGroup / 4 * 16 + 4 * d + k % 4];
+    return digits[static_cast<std::size_t>(at * 4 * kRoundGroup + k % kRoundGroup / 4 * 16 + 4 * d +
+                                           k % 4)];
   }
   std::int64_t integer(std::int32_t row, std::int32_t k) const {
     return digit(row, k, 0) + 128 * (digit(row, k, 1) + 128 * digit(row, k, 2));

@@ -42,19 +42,13 @@ void CpuBackend::attention(const AttentionArgs& args) {
     keys += s.kv_length;
   }
   attended_bytes_ = keys * kv_.kv_heads * (kv_.key_bytes() + kv_.value_bytes()) / pool_.threads();
-  const TaskHalves halves(batch.n_rows() == 1 ? tasks : 0, pool_.threads());
-  if (halves.split == 0) {
-    pool_.run(tasks, [this, work](int task, int thread) {
-      attention_tile(work, attention_task(work, task), thread);
-    });
-  } else {
-    for (std::int32_t i = 0; i < halves.split; ++i)
-      half_tasks_[static_cast<std::size_t>(i)].state.store(HalfTask::kFree,
-                                                           std::memory_order_relaxed);
-    pool_.run(halves.units(), [this, work, halves](int unit, int thread) {
-      attention_unit(work, halves.at(unit), thread);
-    });
-  }
+  const TaskHalves halves(tasks, batch.n_rows() == 1 ? pool_.threads() : 1);
+  for (std::int32_t i = 0; i < halves.split; ++i)
+    half_tasks_[static_cast<std::size_t>(i)].state.store(HalfTask::kFree,
+                                                         std::memory_order_relaxed);
+  pool_.run(halves.units(), [this, work, halves](int unit, int thread) {
+    attention_unit(work, halves.at(unit), thread);
+  });
   kv_ahead_.attention_done(args.layer, batch);
 }
 

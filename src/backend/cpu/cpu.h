@@ -112,8 +112,8 @@ class CpuBackend final : public Backend {
   };
   /// What the matrices of a product read of their inputs.
   struct Wanted {
-    bool values, rounded;                             // weights are values, codes
-    bool with_sums[kSumSizes], with_less[kSumSizes];  // RoundArgs
+    bool values, rounded;  // weights are values, codes
+    GroupSums of_groups;
   };
   struct ProductArgs {
     Product product;

@@ -16,7 +16,7 @@ struct TaskHalves {
   TaskHalves(std::int32_t n, std::int32_t n_threads) : tasks(n), threads(n_threads) {
     if (n > n_threads && 2 * (n % n_threads) == n_threads) split = n % n_threads;
   }
-  /// What is shared out: as many for each thread.
+  /// What is shared out: if there are halves, as many for each thread.
   std::int32_t units() const { return tasks + split; }
 
   struct Unit {
@@ -24,8 +24,9 @@ struct TaskHalves {
     AttentionPart part;
     std::int32_t half;  // which split task it is of, if not whole
   };
-  /// REQUIRES: split > 0, unit < units().
+  /// REQUIRES: unit < units().
   Unit at(std::int32_t unit) const {
+    if (split == 0) return {unit, AttentionPart::whole, -1};
     const std::int32_t each = units() / threads, wholes = tasks - split;
     const std::int32_t thread = unit / each, i = unit % each;
     const bool more = thread < split;

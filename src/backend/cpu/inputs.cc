@@ -53,14 +53,14 @@ constexpr std::int64_t kAskedInputs = 2 << 10;
 }  // namespace
 
 void CpuBackend::add_wanted(quant::Type type, Wanted& wanted) {
-  const quant::TypeInfo& info = quant::type_info(type);
-  if (info.group == 0) {
+  if (is_plain(type)) {
     wanted.values = true;
     return;
   }
   wanted.rounded = true;
+  const quant::TypeInfo& info = quant::type_info(type);
   const int size = info.group == kSumGroups[0] ? 0 : 1;
-  (info.has_min ? wanted.with_sums : wanted.with_less)[size] = true;
+  (info.has_min ? wanted.of_groups.sums : wanted.of_groups.less)[size] = true;
 }
 
 RoundedRun CpuBackend::take_rounded(float*& at, std::int64_t inputs) {
@@ -91,17 +91,10 @@ RoundedRun CpuBackend::run_at(const RoundedRun& all, std::int64_t first_row, std
 /// Rows [first, first + rows), a run: inputs [k0, k1), whole groups.
 void CpuBackend::round_run(const ProductArgs& args, const Inputs& in, std::int32_t first,
                            std::int32_t rows, std::int32_t k0, std::int32_t k1) const {
-  const Wanted& w = args.wanted;
   const RoundedRun run = run_at(in.rounded, first, args.columns);
   for (std::int32_t row = 0; row < rows; ++row)
-    table_.round({in.x + std::int64_t{first + row} * args.columns,
-                  k0 / kRoundGroup,
-                  k1 / kRoundGroup,
-                  row,
-                  rows,
-                  run,
-                  {w.with_sums[0], w.with_sums[1]},
-                  {w.with_less[0], w.with_less[1]}});
+    table_.round({in.x + std::int64_t{first + row} * args.columns, k0 / kRoundGroup,
+                  k1 / kRoundGroup, row, rows, run, args.wanted.of_groups});
 }
 
 /// What other threads wrote is fetched from their caches: all at once, not line after line when it

@@ -117,7 +117,7 @@ void CpuBackend::fused_run(const FusedWork& work, const Division::Run& run, bool
                     nullptr};
     Fetch* weights = own ? weights_ahead_.fetch(thread) : &others;
     Fetch* fetch = KvAhead::of_thread(work.kv, thread);
-    if (quant::type_info(m.type).group != 0) {
+    if (!is_plain(m.type)) {
       coded_panels(args, in, m, args.out[w], run.first, run.count, weights, fetch);
       continue;
     }
@@ -162,7 +162,7 @@ void CpuBackend::matmul_tiled(const ProductArgs& args) {
   pool_.run(division.chunks, division.grain, [&](int first, int end, int thread) {
     division.for_each_run(first, end, [&](const Division::Run& run) {
       const Matrix& m = *division.matrices[run.weight];
-      if (quant::type_info(m.type).group != 0)
+      if (!is_plain(m.type))
         return coded_panels(args, args.in, m, args.out[run.weight], run.first, run.count, nullptr,
                             KvAhead::of_thread(kv_ahead_.fetches(), thread));
       for (std::int32_t p = 0; p < run.count; p += table_.tile_panels)

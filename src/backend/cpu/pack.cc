@@ -294,7 +294,7 @@ void pack_pair(Type type, std::int64_t columns, int rows, const std::byte* raw,
 void unpack_row(Type type, std::int64_t columns, const std::byte* panel, int lane, float* out) {
   const PanelFormat format = panel_format(type);
   const std::int64_t stride = unit_stride(type);
-  if (code_bits(type) == 0) {
+  if (is_plain(type)) {
     const std::int64_t bytes = format.unit_bytes() / kPanelRows;
     std::byte values[4 * 256];
     for (std::int64_t k0 = 0; k0 < columns; k0 += 256) {

@@ -71,6 +71,10 @@ constexpr int code_bits(quant::Type type) {
     default: return 4;
   }
 }
+/// Weights that are values, not codes.
+constexpr bool is_plain(quant::Type type) {
+  return code_bits(type) == 0;
+}
 /// What a code of a type with signed ones has been raised by.
 constexpr int code_offset(quant::Type type) {
   using enum quant::Type;

@@ -69,13 +69,17 @@ struct RoundedRun {
   std::int32_t* less[kSumSizes];  // [..][2]: minus the sums of high and middle digits as one
                                   // integer, and of low digits, for codes kept with an offset
 };
+/// Which of a run's sums are wanted, for each of kSumGroups.
+struct GroupSums {
+  bool sums[kSumSizes], less[kSumSizes];
+};
 /// Rounds groups of one row of a run.
 struct RoundArgs {
   const float* x;           // [columns], the row
   std::int32_t first, end;  // groups
   std::int32_t row, rows;   // of the run
   RoundedRun run;
-  bool with_sums[kSumSizes], with_less[kSumSizes];  // what is wanted beside digits and scales
+  GroupSums wanted;  // beside digits and scales
 };
 
 /// Rows of a run against panels. Codes are decoded once for all rows.

@@ -24,8 +24,8 @@ INLINE void store_sums(const RoundArgs& a, std::int64_t at, float scale, U quads
   std::int32_t digit[4];
   store_quarters_sum(digit, quads);
   const std::int32_t high = 128 * digit[2] + digit[1], low = digit[0];
-  if (a.with_sums[Size]) a.run.sums[Size][at] = static_cast<float>(128 * high + low) * scale;
-  if (!a.with_less[Size]) return;
+  if (a.wanted.sums[Size]) a.run.sums[Size][at] = static_cast<float>(128 * high + low) * scale;
+  if (!a.wanted.less[Size]) return;
   a.run.less[Size][2 * at] = -high;
   a.run.less[Size][2 * at + 1] = -low;
 }
@@ -36,7 +36,8 @@ inline constexpr std::uint32_t kLeastExponent = 20, kNotFinite = 255;
 
 inline void round_groups(const RoundArgs& args) {
   const RoundArgs a = args;  // not to be read again after each store of bytes
-  const bool halves = a.with_sums[0] || a.with_less[0], whole = a.with_sums[1] || a.with_less[1];
+  const bool halves = a.wanted.sums[0] || a.wanted.less[0],
+             whole = a.wanted.sums[1] || a.wanted.less[1];
   for (std::int64_t g = a.first; g < a.end; ++g) {
     const F x[2] = {load(a.x + g * kRoundGroup), load(a.x + g * kRoundGroup + 16)};
     const std::uint32_t largest = largest_word(

@@ -41,9 +41,6 @@ constexpr int group_of(Type t) {
 constexpr bool has_min(Type t) {
   return quant::type_info(t).has_min;
 }
-constexpr bool is_plain(Type t) {
-  return group_of(t) == 0;
-}
 /// Up for N > 0, down for N < 0.
 template <int N>
 INLINE U shift_up(U a) {
